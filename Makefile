@@ -1,0 +1,137 @@
+# Enable token broker. `make help` lists what there is.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# uv from the PATH, or brought from PyPI into .uv
+UV := $(shell command -v uv || echo .uv/bin/uv)
+PYTHON := .venv/bin/python
+PATH_OUTSIDE := $(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export SAM_CLI_TELEMETRY := 0
+export UV_PYTHON_PREFERENCE := system
+# The project's own environment, whatever is active in the shell that calls make.
+export VIRTUAL_ENV := $(CURDIR)/.venv
+
+##@ Try it
+
+.PHONY: demo
+demo: .venv/.installed ## Run the whole broker on an embedded AWS and show what each caller gets
+	@$(PYTHON) -m local.demo
+
+.PHONY: up
+up: .venv/.installed ## The same, kept running, to build callers against
+	@$(PYTHON) -m local.up
+
+.PHONY: down
+down: .venv/.installed ## End what `make up` started
+	@$(PYTHON) -m local.up --down
+
+##@ Develop
+
+.PHONY: test
+test: .venv/.installed lint ## Lint, types and all tests, with coverage
+	@$(PYTHON) -m pytest -n 2 --dist loadgroup --cov --cov-report=term
+
+.PHONY: test-unit
+test-unit: .venv/.installed ## The tests that need nothing: seconds
+	@$(PYTHON) -m pytest tests/unit tests/template
+
+.PHONY: lint
+lint: .venv/.installed ## Format, lint, types, template
+	@ruff format --check --quiet .
+	@ruff check --quiet .
+	@mypy
+	@AWS_DEFAULT_REGION=$${AWS_DEFAULT_REGION:-eu-west-1} sam validate --lint
+
+.PHONY: format
+format: .venv/.installed ## Format and mend what ruff can mend
+	@ruff format .
+	@ruff check --fix .
+
+.PHONY: lock
+lock: .venv/.installed ## Pin the newest versions that fit together into requirements/*.txt
+	@for set in uv dev layer refresher; do \
+	  $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header \
+	    --no-emit-index-url --python-version $$([ $$set = uv ] && echo 3.9 || echo 3.13) \
+	    $$(case $$set in layer|refresher) echo "-c requirements/dev.txt";; esac) \
+	    requirements/$$set.in -o requirements/$$set.txt; \
+	done
+
+##@ Deploy
+
+.PHONY: deploy
+deploy: .venv/.installed ## sam build && sam deploy to the account of your AWS credentials (CONFIG=prod)
+	sam build --config-env $(or $(CONFIG),default)
+	sam deploy --config-env $(or $(CONFIG),default)
+
+.PHONY: clean
+clean: ## Remove everything that make made
+	rm -rf .venv .uv .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+
+.PHONY: help
+help:
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ── The environment ──────────────────────────────────────────────────────────────────────────────
+
+.uv/bin/uv: requirements/uv.txt
+	@echo "bringing uv from PyPI into .uv"
+	@PATH="$(PATH_OUTSIDE)" python3 -m pip install --quiet --disable-pip-version-check \
+	  --target .uv --upgrade --require-hashes -r requirements/uv.txt
+
+.venv/.installed: requirements/dev.txt pyproject.toml $(filter .uv/bin/uv,$(UV))
+	@echo "installing the pinned tools into .venv"
+	@$(UV) venv --quiet --allow-existing .venv
+	@$(UV) pip sync --quiet --require-hashes requirements/dev.txt
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# ── What `sam build` calls: one target for each artifact ─────────────────────────────────────────
+#
+# Plain `sam build` leaves no bytecode in an artifact, and SAM's zip dates every file 1980, so
+# that bytecode checked by time would be ignored: both double a cold start. Hence
+# unchecked-hash bytecode, its paths those of Lambda (and the same on every machine).
+#
+# The artifacts run on both architectures: all packages are pure Python but pydantic's core,
+# whose two libraries lie side by side under names that say which is which.
+
+INSTALL := .venv/bin/uv pip install --quiet --no-deps --require-hashes --python-version 3.13 --only-binary :all: --link-mode copy
+SERVICES := ssm secretsmanager sts
+
+.PHONY: build-SharedLayer
+build-SharedLayer: is-installed
+	$(PYTHON) -m token_refresher.check_grants layers/shared/grants.toml
+	$(INSTALL) --target "$(ARTIFACTS_DIR)/python" -r requirements/layer.txt
+	cp -R layers/shared/token_broker layers/shared/grants.toml "$(ARTIFACTS_DIR)/python"
+	find "$(ARTIFACTS_DIR)/python/botocore/data" -mindepth 1 -maxdepth 1 -type d \
+	  $(foreach service,$(SERVICES),! -name $(service)) -exec rm -rf {} +
+	rm -rf "$(ARTIFACTS_DIR)/python/boto3/data" "$(ARTIFACTS_DIR)/python/boto3/examples"
+	$(call finish,$(ARTIFACTS_DIR)/python,/opt/python)
+
+.PHONY: build-TokenRefresherFunction
+build-TokenRefresherFunction: is-installed
+	$(INSTALL) --target "$(ARTIFACTS_DIR)" --python-platform x86_64-manylinux2014 -r requirements/refresher.txt
+	$(INSTALL) --target "$(ARTIFACTS_DIR)/arm64" --python-platform aarch64-manylinux2014 -r requirements/refresher.txt
+	mv "$(ARTIFACTS_DIR)"/arm64/pydantic_core/*aarch64*.so "$(ARTIFACTS_DIR)/pydantic_core"
+	rm -rf "$(ARTIFACTS_DIR)/arm64"
+	cp -R functions/token_refresher/token_refresher "$(ARTIFACTS_DIR)"
+	$(call finish,$(ARTIFACTS_DIR),/var/task)
+
+.PHONY: build-TokenVendorFunction
+build-TokenVendorFunction: is-installed
+	cp -R functions/token_vendor/token_vendor "$(ARTIFACTS_DIR)"
+	$(call finish,$(ARTIFACTS_DIR),/var/task)
+
+.PHONY: is-installed
+is-installed:
+	@test -e .venv/.installed || { echo "run 'make .venv/.installed' once, then build again" >&2; exit 1; }
+
+# $(call finish,FOLDER,WHERE LAMBDA PUTS IT)
+define finish
+find "$(1)" -name __pycache__ -prune -exec rm -rf {} +
+rm -rf "$(1)/bin" "$(1)/.lock"
+$(PYTHON) -m compileall -q -j 1 --invalidation-mode unchecked-hash -s "$(1)" -p "$(2)" "$(1)"
+endef

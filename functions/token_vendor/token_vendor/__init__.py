@@ -1,0 +1,1 @@
+"""Vends live tokens to IAM-authorised callers; cannot reach the client secret."""

@@ -1,0 +1,1 @@
+"""What both functions of the Enable token broker share: models, grants, expiry, store."""

@@ -1,0 +1,32 @@
+"""How the functions meet AWS: short time-outs, few retries, and faults named without text."""
+
+from typing import Final
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from token_broker.errors import BrokerError
+
+CLIENT_CONFIG: Final = Config(
+    connect_timeout=2,
+    read_timeout=5,
+    retries={"mode": "standard", "total_max_attempts": 3},
+    max_pool_connections=16,
+)
+"""Seconds; a call that hangs must leave an invocation time for the others."""
+
+
+def describe_fault(error: Exception) -> tuple[str, str]:
+    """A failure as (reason, message), neither of which quotes what was sent or received.
+
+    AWS's own error messages are left out: some repeat the request's values.
+    """
+    if isinstance(error, ClientError):
+        code = error.response.get("Error", {}).get("Code", "Unknown")
+        return code, f"{error.operation_name} was refused by AWS: {code}"
+    if isinstance(error, BotoCoreError):
+        kind = type(error).__name__
+        return kind, f"AWS could not be reached or did not answer: {kind}"
+    if isinstance(error, BrokerError):
+        return type(error).__name__, str(error)
+    return "InternalError", f"unexpected {type(error).__name__}; please report it"

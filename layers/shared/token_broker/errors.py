@@ -1,0 +1,122 @@
+"""Everything the broker can fail with, as one tree.
+
+BrokerError
+├── ConfigurationError            the deployer mends it
+├── InvalidRequest                whoever called the function or the API mends it
+├── UnknownGrant                  404: no such grant
+├── CallerNotAllowed              403: the grant's `callers` do not name this caller
+├── NoLiveToken                   503 + Retry-After
+├── CorruptStoredToken            a parameter that holds no stored token: counts as none
+├── TokenEndpointError
+│   ├── TokenEndpointUnavailable  network, 429, 5xx: try again
+│   ├── TokenRequestRejected      an OAuth error: alarm, do not retry
+│   └── InvalidTokenResponse      not a usable token: alarm
+└── RenewalFailed                 a refresh run that left a due grant without a new token
+
+No message holds a client secret or a token: each is built from names, numbers and
+wire codes only, so that it may be logged, returned and stored in a failure queue.
+"""
+
+from datetime import timedelta
+
+
+class BrokerError(Exception):
+    """Base of every error that the broker raises on purpose."""
+
+
+class ConfigurationError(BrokerError):
+    """A setting, the secret or grants.toml is unusable as it stands."""
+
+
+class InvalidRequest(BrokerError):
+    """The event or the query of a call is not one the broker understands."""
+
+
+class UnknownGrant(BrokerError):
+    """No grant of this name is in grants.toml."""
+
+    def __init__(self) -> None:
+        super().__init__("no such grant")
+
+
+class CallerNotAllowed(BrokerError):
+    """The grant names its callers, and this caller is not one of them."""
+
+    def __init__(self) -> None:
+        super().__init__("the grant is not open to this caller")
+
+
+class NoLiveToken(BrokerError):
+    """No stored token lives long enough for the request.
+
+    Attributes:
+        retry_after: when the caller may ask again with hope.
+    """
+
+    def __init__(self, message: str, *, retry_after: timedelta) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class CorruptStoredToken(BrokerError):
+    """A token parameter holds something that the broker did not write."""
+
+
+class TokenEndpointError(BrokerError):
+    """The token endpoint gave no usable token.
+
+    Attributes:
+        reason: a short, fixed word for metrics and logs (`invalid_client`, `timeout` …).
+        attempts: requests made before giving up.
+    """
+
+    def __init__(self, message: str, *, reason: str, attempts: int = 1) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.attempts = attempts
+
+
+class TokenEndpointUnavailable(TokenEndpointError):
+    """Network failure, time-out, 429 or 5xx: the same request may succeed later.
+
+    Attributes:
+        retry_after: what a `Retry-After` header asked for, if one was sent.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        attempts: int = 1,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, attempts=attempts)
+        self.retry_after = retry_after
+
+
+class TokenRequestRejected(TokenEndpointError):
+    """The endpoint answered with an OAuth error (RFC 6749 section 5.2).
+
+    `reason` is the wire code; an unregistered one is reported as `unknown_error`.
+    """
+
+
+class InvalidTokenResponse(TokenEndpointError):
+    """The answer is not the token that was asked for (RFC 6749 section 5.1)."""
+
+
+class RenewalFailed(BrokerError):
+    """At least one due grant was not renewed; its stored token is as it was.
+
+    Attributes:
+        causes: the message by grant name.
+    """
+
+    def __init__(self, causes: dict[str, str]) -> None:
+        grants_by_cause: dict[str, list[str]] = {}
+        for grant, cause in causes.items():
+            grants_by_cause.setdefault(cause, []).append(grant)
+        parts = [f"{', '.join(grants)}: {cause}" for cause, grants in grants_by_cause.items()]
+        super().__init__("not renewed: " + " | ".join(parts))
+        self.causes = causes

@@ -1,0 +1,213 @@
+"""The broker's records: what is sent to the token endpoint, read back, stored and vended.
+
+All are frozen, and what is secret in them is left out of their repr, so that a record
+that ends in a log line or a traceback takes no secret with it.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import KW_ONLY, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final, Self
+from urllib.parse import urlencode
+
+from token_broker.errors import CorruptStoredToken
+
+_SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+_VISIBLE_ASCII: Final = re.compile(r"[\x21-\x7e]+")
+_EXPIRES_IN_DIGITS: Final = re.compile(r"[0-9]{1,12}")
+
+
+def is_scope_token(value: str) -> bool:
+    """Whether a string is one scope (RFC 6749 section 3.3, `scope-token`)."""
+    return _SCOPE_TOKEN.fullmatch(value) is not None
+
+
+def fingerprint(token: str) -> str:
+    """The first 12 hex digits of a token's SHA-256: how logs name a token."""
+    return hashlib.sha256(token.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRequest:
+    """A client-credentials request as Enable wants it (RFC 6749 section 4.4.2)."""
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    dealtrack_registration_id: str
+    scope: tuple[str, ...]
+
+    def form(self) -> bytes:
+        """The `application/x-www-form-urlencoded` body; every value arrives exactly."""
+        return urlencode(
+            {
+                "client_id": self.client_id,
+                "client_secret": self.client_secret,
+                "dealtrack_registration_id": self.dealtrack_registration_id,
+                "scope": " ".join(self.scope),
+                "grant_type": "client_credentials",
+            }
+        ).encode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenResponse:
+    """A successful answer of the token endpoint (RFC 6749 section 5.1).
+
+    Raises:
+        ValueError: a field is out of its range; the message names it, never its value.
+    """
+
+    _: KW_ONLY
+    access_token: str = field(repr=False)
+    token_type: str
+    expires_in: int | str | None = None
+    scope: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what types alone cannot say."""
+        if not _VISIBLE_ASCII.fullmatch(self.access_token):
+            raise ValueError("access_token is empty or holds characters that no header may carry")
+        if self.token_type.lower() != "bearer":
+            raise ValueError("token_type is not bearer")
+        if isinstance(self.expires_in, str) and not _EXPIRES_IN_DIGITS.fullmatch(self.expires_in):
+            raise ValueError("expires_in is not a whole number of seconds")
+        if self.expires_in is not None and int(self.expires_in) <= 0:
+            raise ValueError("expires_in is not positive")
+
+    @property
+    def lifetime(self) -> timedelta | None:
+        """`expires_in` as a duration, cut to a year so that no number overflows it."""
+        if self.expires_in is None:
+            return None
+        return timedelta(seconds=min(int(self.expires_in), 31_536_000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OAuthError:
+    """A refusal by the token endpoint (RFC 6749 section 5.2).
+
+    `error_description` and `error_uri` are text from outside, which may repeat what was
+    sent: they are kept out of the repr and are never logged.
+    """
+
+    error: str
+    error_description: str | None = field(default=None, repr=False)
+    error_uri: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredToken:
+    """A live token as Parameter Store keeps it.
+
+    `issued_at` and `expires_at` are aware UTC times in whole seconds.
+    """
+
+    access_token: str = field(repr=False)
+    token_type: str = "Bearer"
+    scope: tuple[str, ...]
+    issued_at: datetime
+    expires_at: datetime
+
+    @property
+    def fingerprint(self) -> str:
+        """How logs name this token."""
+        return fingerprint(self.access_token)
+
+    def time_left(self, now: datetime) -> timedelta:
+        """What is left of its life; zero or negative once it has expired."""
+        return self.expires_at - now
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether it has not expired."""
+        return now < self.expires_at
+
+    def to_json(self) -> str:
+        """The parameter's value. Holds the token: for the store alone."""
+        return json.dumps(
+            {
+                "access_token": self.access_token,
+                "token_type": self.token_type,
+                "scope": " ".join(self.scope),
+                "issued_at": rfc3339(self.issued_at),
+                "expires_at": rfc3339(self.expires_at),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a parameter's value.
+
+        Raises:
+            CorruptStoredToken: it is not what `to_json` writes.
+        """
+        try:
+            record = json.loads(text)
+            token = cls(
+                access_token=_text(record, "access_token"),
+                token_type=_text(record, "token_type"),
+                scope=tuple(_text(record, "scope").split(" ")),
+                issued_at=_utc(_text(record, "issued_at")),
+                expires_at=_utc(_text(record, "expires_at")),
+            )
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise CorruptStoredToken("the parameter holds no stored token") from None
+        if not _VISIBLE_ASCII.fullmatch(token.access_token) or token.token_type != "Bearer":
+            raise CorruptStoredToken("the parameter holds no bearer token")
+        if not all(map(is_scope_token, token.scope)):
+            raise CorruptStoredToken("the parameter's scope is malformed")
+        if token.expires_at <= token.issued_at:
+            raise CorruptStoredToken("the parameter's token ends before it begins")
+        return token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendedToken:
+    """A token as a caller gets it (RFC 6749 section 5.1, and `expires_at`)."""
+
+    access_token: str = field(repr=False)
+    expires_in: int
+    expires_at: datetime
+    scope: tuple[str, ...]
+    token_type: str = "Bearer"
+
+    @classmethod
+    def of(cls, token: StoredToken, now: datetime) -> Self:
+        """What is left of a stored token at `now`, in whole seconds rounded down."""
+        return cls(
+            access_token=token.access_token,
+            expires_in=int(token.time_left(now).total_seconds()),
+            expires_at=token.expires_at,
+            scope=token.scope,
+        )
+
+    def to_json(self) -> str:
+        """The response body. Holds the token: for the caller alone."""
+        return json.dumps(
+            {
+                "access_token": self.access_token,
+                "token_type": self.token_type,
+                "expires_in": self.expires_in,
+                "expires_at": rfc3339(self.expires_at),
+                "scope": " ".join(self.scope),
+            }
+        )
+
+
+def rfc3339(moment: datetime) -> str:
+    """An aware time as RFC 3339 in UTC and whole seconds, ending in `Z`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _text(record: object, name: str) -> str:
+    if not isinstance(record, dict) or not isinstance(value := record[name], str):
+        raise TypeError(name)
+    return value
+
+
+def _utc(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without its offset")
+    return moment.astimezone(UTC)

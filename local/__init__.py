@@ -1,0 +1,1 @@
+"""What runs on this machine only: the embedded cloud, the stand-in for Enable, the demo."""

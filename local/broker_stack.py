@@ -1,0 +1,166 @@
+"""The broker, built and deployed into the embedded AWS by the real SAM CLI."""
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import boto3
+from botocore.credentials import Credentials
+
+from local.callers import TokenApi, assume_role
+from local.embedded_aws import ACCOUNT, EmbeddedAws
+
+if TYPE_CHECKING:
+    from local.enable_stand_in import Client
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+STACK_NAME: Final = "enable-token-broker-dev"
+
+
+class ToolFailed(Exception):
+    """`sam` ended with an error; the message is what it printed last."""
+
+
+class BrokerStack:
+    """One deployment of the template.
+
+    Args:
+        aws: the cloud it is deployed to.
+        account: the 12-digit account; accounts do not see each other.
+        source: the folder with template.yaml.
+    """
+
+    def __init__(self, aws: EmbeddedAws, *, account: str = ACCOUNT, source: Path = ROOT) -> None:
+        self.aws = aws
+        self.account = account
+        self.source = source
+        self.administrator: boto3.Session = aws.administrator(account)
+
+    def build(self) -> None:
+        """`sam build`.
+
+        Raises:
+            ToolFailed: with what it printed last.
+        """
+        self._sam("build")
+
+    def deploy(self, **parameters: str) -> None:
+        """`sam deploy`, nothing overridden but the parameters given and the architecture.
+
+        Raises:
+            ToolFailed: with what it printed last.
+        """
+        architecture = "arm64" if platform.machine() in {"arm64", "aarch64"} else "x86_64"
+        overrides = {"Architecture": architecture, **parameters}
+        self._sam(
+            "deploy",
+            "--parameter-overrides",
+            *(f'ParameterKey={key},ParameterValue="{value}"' for key, value in overrides.items()),
+        )
+
+    def _sam(self, *arguments: str) -> None:
+        sam = Path(sys.executable).parent / "sam"
+        env = self.aws.environ(self.account)
+        env["PATH"] = f"{sam.parent}:{env.get('PATH', '')}"
+        run = subprocess.run(
+            [sam, *arguments],
+            cwd=self.source,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if run.returncode:
+            raise ToolFailed(f"sam {arguments[0]} failed:\n{run.stdout[-3000:]}")
+
+    @cached_property
+    def outputs(self) -> dict[str, str]:
+        """The stack's outputs, by key."""
+        stacks = self.administrator.client("cloudformation").describe_stacks(StackName=STACK_NAME)
+        return {o["OutputKey"]: o["OutputValue"] for o in stacks["Stacks"][0]["Outputs"]}
+
+    @cached_property
+    def api(self) -> TokenApi:
+        """The token API on this machine."""
+        return TokenApi.of(self.outputs["TokenApiUrl"], self.aws.endpoint_url)
+
+    def resource(self, logical_id: str) -> str:
+        """The physical id of a resource."""
+        detail = self.administrator.client("cloudformation").describe_stack_resource(
+            StackName=STACK_NAME, LogicalResourceId=logical_id
+        )
+        return detail["StackResourceDetail"]["PhysicalResourceId"]
+
+    def store_secret(self, client: "Client") -> None:
+        """Store Enable credentials, as an operator would."""
+        self.administrator.client("secretsmanager").put_secret_value(
+            SecretId=self.outputs["ClientSecretArn"],
+            SecretString=json.dumps(
+                {
+                    "client_id": client.client_id,
+                    "client_secret": client.client_secret,
+                    "dealtrack_registration_id": client.dealtrack_registration_id,
+                }
+            ),
+        )
+
+    def refresh(self, event: object) -> dict[str, object]:
+        """Invoke the refresh function and wait for its answer."""
+        answer = self.administrator.client("lambda").invoke(
+            FunctionName=self.outputs["RefreshFunctionName"], Payload=json.dumps(event).encode()
+        )
+        payload: dict[str, object] = json.loads(answer["Payload"].read())
+        return payload
+
+    def log_messages(self, function: str) -> Iterator[str]:
+        """The log of `token-refresher` or `token-vendor`, oldest first."""
+        pages = (
+            self.administrator.client("logs")
+            .get_paginator("filter_log_events")
+            .paginate(logGroupName=f"/enable-token-broker/{STACK_NAME}/{function}")
+        )
+        for page in pages:
+            for event in page["events"]:
+                yield event["message"]
+
+    def log_records(self, function: str) -> list[dict[str, object]]:
+        """The structured lines of a function's log, metrics included."""
+        return [json.loads(m) for m in self.log_messages(function) if m.startswith("{")]
+
+    def stored_since(self, grant: str) -> datetime | None:
+        """When the stored token of a grant was last written; reads no token."""
+        found = self.administrator.client("ssm").describe_parameters(
+            ParameterFilters=[
+                {"Key": "Name", "Values": [f"{self.outputs['TokenParameterPrefix']}/{grant}"]}
+            ]
+        )["Parameters"]
+        return found[0]["LastModifiedDate"] if found else None
+
+    def function_credentials(self, function_name: str) -> Credentials:
+        """A session of the very role that a function runs as."""
+        function = self.administrator.client("lambda").get_function(FunctionName=function_name)
+        return assume_role(self.administrator, function["Configuration"]["Role"])
+
+
+def wait_until(
+    condition: Callable[[], bool], *, seconds: float, what: str, poll_seconds: float = 0.2
+) -> None:
+    """Wait for a condition.
+
+    Raises:
+        TimeoutError: it did not come true in time; names what was waited for.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:.0f} s for {what}")
+        time.sleep(poll_seconds)

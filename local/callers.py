@@ -1,0 +1,147 @@
+"""IAM callers of the token API: making them, and asking as them."""
+
+import json
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+import boto3
+import urllib3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from local.embedded_aws import REGION
+
+_POOL: Final = urllib3.PoolManager(maxsize=64, retries=False, timeout=30.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the API answered; its repr holds no token.
+
+    Attributes:
+        status: the HTTP status.
+        headers: by lower-case name.
+        body: the JSON object, or `{}` if there was none.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: dict[str, object] = field(repr=False)
+
+    @classmethod
+    def of(cls, response: urllib3.BaseHTTPResponse) -> Self:
+        """Read a response."""
+        try:
+            body = json.loads(response.data)
+        except ValueError:
+            body = {}
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return cls(status=response.status, headers=headers, body=body)
+
+    @property
+    def access_token(self) -> str:
+        """The token of a 200.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return str(self.body["access_token"])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenApi:
+    """The deployed API as the embedded API Gateway serves it.
+
+    Attributes:
+        endpoint_url: where it listens.
+        host: the Host header it routes by.
+        stage: the first segment of every path.
+    """
+
+    endpoint_url: str
+    _: KW_ONLY
+    host: str
+    stage: str
+
+    @classmethod
+    def of(cls, token_api_url: str, endpoint_url: str) -> Self:
+        """Translate the stack's `TokenApiUrl` to this machine."""
+        url = urlsplit(token_api_url)
+        api_id = (url.hostname or "").split(".")[0]
+        host = f"{api_id}.execute-api.localhost:{urlsplit(endpoint_url).port}"
+        return cls(endpoint_url, host=host, stage=url.path.strip("/"))
+
+    @property
+    def api_id(self) -> str:
+        """The id of the REST API."""
+        return self.host.split(".")[0]
+
+    def get(
+        self,
+        path: str,
+        credentials: Credentials | None,
+        *,
+        method: str = "GET",
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        """Ask, signed by `credentials` (Signature Version 4), or anonymously with None."""
+        url = f"{self.endpoint_url}/{self.stage}{path}"
+        request = AWSRequest(method, url, headers={"Host": self.host, **(headers or {})})
+        if credentials:
+            SigV4Auth(credentials, "execute-api", REGION).add_auth(request)
+        return Answer.of(_POOL.request(method, url, headers=dict(request.headers.items())))
+
+    def policy(self, *paths: str) -> str:
+        """An identity policy that allows GET on these paths below the stage, as JSON."""
+        arn = f"arn:aws:execute-api:{REGION}:*:{self.api_id}/{self.stage}/GET"
+        return json.dumps(
+            {
+                "Version": "2012-10-17",
+                "Statement": {
+                    "Effect": "Allow",
+                    "Action": "execute-api:Invoke",
+                    "Resource": [arn + path for path in paths],
+                },
+            }
+        )
+
+
+def create_user(
+    administrator: boto3.Session, name: str, policy: str | None, *, path: str = "/"
+) -> Credentials:
+    """An IAM user with an access key, and with a policy unless that is None."""
+    iam = administrator.client("iam")
+    iam.create_user(UserName=name, Path=path)
+    if policy:
+        iam.put_user_policy(UserName=name, PolicyName="token-api", PolicyDocument=policy)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    return Credentials(key["AccessKeyId"], key["SecretAccessKey"])
+
+
+def create_role(
+    administrator: boto3.Session, name: str, policy: str | None, *, path: str = "/"
+) -> Credentials:
+    """An IAM role with a policy unless that is None, and a session of it named `job-1`."""
+    iam = administrator.client("iam")
+    account = administrator.client("sts").get_caller_identity()["Account"]
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": {
+            "Effect": "Allow",
+            "Principal": {"AWS": f"arn:aws:iam::{account}:root"},
+            "Action": "sts:AssumeRole",
+        },
+    }
+    role = iam.create_role(RoleName=name, Path=path, AssumeRolePolicyDocument=json.dumps(trust))
+    if policy:
+        iam.put_role_policy(RoleName=name, PolicyName="token-api", PolicyDocument=policy)
+    return assume_role(administrator, role["Role"]["Arn"])
+
+
+def assume_role(administrator: boto3.Session, role_arn: str) -> Credentials:
+    """A session of a role, named `job-1`."""
+    answer = administrator.client("sts").assume_role(RoleArn=role_arn, RoleSessionName="job-1")
+    key = answer["Credentials"]
+    return Credentials(key["AccessKeyId"], key["SecretAccessKey"], key["SessionToken"])
