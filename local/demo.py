@@ -175,9 +175,9 @@ class Demo:
         self._rows.append(Row("vend function", "the secret", expected="AccessDenied", got=got))
 
     def _print(self, requests: int) -> None:
-        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2))
+        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
         for heading in ("", "who", "asked for", "got", ""):
-            table.add_column(heading)
+            table.add_column(heading, no_wrap=True)
         for row in self._rows:
             mark = "[green]✓[/]" if row.is_as_expected else "[red]✗[/]"
             got = row.got if row.is_as_expected else f"[red]{row.got}, not {row.expected}[/]"

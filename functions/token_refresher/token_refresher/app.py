@@ -12,13 +12,13 @@ import urllib3
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
+
 from token_broker import settings
 from token_broker.aws import CLIENT_CONFIG, describe_fault
 from token_broker.errors import RenewalFailed
 from token_broker.grants import load_grants
 from token_broker.models import rfc3339
 from token_broker.token_store import ParameterTokenStore
-
 from token_refresher.credentials import read_credentials
 from token_refresher.refresh import Outcome, Refresher, RefreshRequest, State, causes_of_failure
 from token_refresher.token_endpoint import TokenEndpoint

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
-from token_broker.grants import GRANTS_FILE, GrantsFile
 
+from token_broker.grants import GRANTS_FILE, GrantsFile
 from token_refresher.validation import fault_texts
 
 _ADAPTER: Final = TypeAdapter(GrantsFile)

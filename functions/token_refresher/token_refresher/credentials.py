@@ -4,9 +4,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pydantic import TypeAdapter
+
 from token_broker.errors import ConfigurationError
 from token_broker.models import TokenRequest
-
 from token_refresher.validation import validate_json
 
 if TYPE_CHECKING:

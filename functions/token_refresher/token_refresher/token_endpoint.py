@@ -9,6 +9,8 @@ from typing import Final
 
 import urllib3
 from pydantic import TypeAdapter
+from urllib3 import exceptions as urllib3_errors
+
 from token_broker.errors import (
     InvalidTokenResponse,
     TokenEndpointError,
@@ -16,8 +18,6 @@ from token_broker.errors import (
     TokenRequestRejected,
 )
 from token_broker.models import OAuthError, TokenRequest, TokenResponse
-from urllib3 import exceptions as urllib3_errors
-
 from token_refresher.validation import validate_json
 
 MAX_BODY_BYTES: Final = 65_536

@@ -12,6 +12,7 @@ import boto3
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
+
 from token_broker import settings
 from token_broker.aws import CLIENT_CONFIG, describe_fault
 from token_broker.errors import (
@@ -24,7 +25,6 @@ from token_broker.errors import (
 from token_broker.grants import load_grants
 from token_broker.models import VendedToken, rfc3339
 from token_broker.token_store import ParameterTokenStore
-
 from token_vendor.vend import RETRY_AFTER, Vendor, VendRequest
 
 SERVICE: Final = "token-vendor"
