@@ -43,6 +43,15 @@ class Row:
         return self.expected == self.got
 
 
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """What the demo runs on."""
+
+    stack: BrokerStack
+    enable: EnableStandIn
+    client: Client
+
+
 class Demo:
     """Runs the steps, printing each with the time it took."""
 
@@ -58,12 +67,9 @@ class Demo:
             yield
         self._console.print(f"  [green]✓[/] {text:<66} {time.monotonic() - began:5.1f} s")
 
-    def run(self) -> bool:
-        """Run everything.
-
-        Returns:
-            Whether every row is as expected.
-        """
+    @contextmanager
+    def cloud(self) -> Iterator[Cloud]:
+        """The embedded AWS and the stand-in for Enable, ended on leaving."""
         self._console.print("\n[bold]The Enable token broker, on an embedded AWS[/]\n")
         client = Client(
             client_id=str(uuid.uuid4()),
@@ -74,27 +80,34 @@ class Demo:
             EnableStandIn(client, token_lifetime=timedelta(minutes=15)) as enable,
             EmbeddedAws(schedule_minute_seconds=MINUTE_SECONDS) as aws,
         ):
-            stack = BrokerStack(aws)
-            with self.step("sam build"):
-                stack.build()
-            with self.step("sam deploy, IAM enforced"):
-                stack.deploy(TokenUrl=enable.token_url)
-            callers = self._callers(stack)
-            self._before_the_first_token(stack, callers["reporting-job"])
-            with self.step("secret stored in Secrets Manager"):
-                stack.store_secret(client)
-            with self.step(f"the schedule renews all grants (its minute lasts {MINUTE_SECONDS} s)"):
-                wait_until(
-                    lambda: all(stack.stored_since(grant) for grant in GRANTS),
-                    seconds=6 * MINUTE_SECONDS,
-                    what="the schedule to renew all grants",
-                )
-            time.sleep(1.1)  # the vendor looks again after a second
-            with self.step("callers ask, and use what they get"):
-                self._ask(stack, callers, enable)
-                self._overreach(stack)
-            requests = len(enable.token_requests)
-        self._print(requests)
+            yield Cloud(BrokerStack(aws), enable, client)
+
+    def play(self, cloud: Cloud) -> bool:
+        """Build, deploy, renew, ask; then print who got what.
+
+        Returns:
+            Whether every row is as expected.
+        """
+        stack, enable = cloud.stack, cloud.enable
+        with self.step("sam build"):
+            stack.build()
+        with self.step("sam deploy, IAM enforced"):
+            stack.deploy(TokenUrl=enable.token_url)
+        callers = self._callers(stack)
+        self._before_the_first_token(stack, callers["reporting-job"])
+        with self.step("secret stored in Secrets Manager"):
+            stack.store_secret(cloud.client)
+        with self.step(f"the schedule renews all grants (its minute lasts {MINUTE_SECONDS} s)"):
+            wait_until(
+                lambda: all(stack.stored_since(grant) for grant in GRANTS),
+                seconds=6 * MINUTE_SECONDS,
+                what="the schedule to renew all grants",
+            )
+        time.sleep(1.1)  # the vendor looks again after a second
+        with self.step("callers ask, and use what they get"):
+            self._ask(stack, callers, enable)
+            self._overreach(stack)
+        self._print(len(enable.token_requests))
         return all(row.is_as_expected for row in self._rows)
 
     def _callers(self, stack: BrokerStack) -> dict[str, Credentials]:
@@ -155,7 +168,7 @@ class Demo:
         remark = f"{len(response.json()['data'])} records" if response.status == 200 else "scope"
         row = Row(
             "deals-sync",
-            f"Enable's {path} with it",
+            f"Enable's {path}",
             expected=expected,
             got=str(response.status),
             remark=remark,
@@ -171,12 +184,13 @@ class Demo:
             )
             got = "readable"
         except ClientError as error:
-            got = error.response["Error"]["Code"].removesuffix("Exception")
-        self._rows.append(Row("vend function", "the secret", expected="AccessDenied", got=got))
+            got = error.response["Error"]["Code"].replace("AccessDeniedException", "denied")
+        self._rows.append(Row("vend function", "the secret", expected="denied", got=got))
 
     def _print(self, requests: int) -> None:
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-        for heading in ("", "who", "asked for", "got", ""):
+        table.add_column("", no_wrap=True, min_width=1)
+        for heading in ("who", "asked for", "got", ""):
             table.add_column(heading, no_wrap=True)
         for row in self._rows:
             mark = "[green]✓[/]" if row.is_as_expected else "[red]✗[/]"
@@ -187,7 +201,7 @@ class Demo:
         self._console.print(table)
         self._console.print(
             f"\n{good} of {len(self._rows)} as expected; Enable was asked {requests} times for "
-            f"{len(GRANTS)} grants. Nothing is left running. `make up` keeps it running.\n"
+            f"{len(GRANTS)} grants.\n"
         )
 
 
@@ -200,13 +214,17 @@ def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
     console = Console(highlight=False)
     try:
-        return 0 if Demo(console).run() else 1
+        demo = Demo(console)
+        with demo.cloud() as cloud:
+            is_good = demo.play(cloud)
     except KeyboardInterrupt:
         console.print("\nstopped; nothing is left running")
         return 130
     except (ToolFailed, EmbeddedAwsFailed, TimeoutError, OSError) as error:
         print(f"\nthe demo failed: {error}", file=sys.stderr)
         return 1
+    console.print("Nothing is left running; `make up` keeps it running.\n")
+    return 0 if is_good else 1
 
 
 if __name__ == "__main__":

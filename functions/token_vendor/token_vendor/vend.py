@@ -44,9 +44,29 @@ class VendRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cached:
+class _Remembered:
+    """What an environment last saw in the store."""
+
     token: StoredToken | None
     read_at: datetime
+
+    def is_enough(self, now: datetime, min_ttl: timedelta) -> bool:
+        """Whether it is live and lives `min_ttl` longer."""
+        return (
+            self.token is not None
+            and self.token.is_live(now)
+            and self.token.time_left(now) >= min_ttl
+        )
+
+    def window(self, is_enough: bool) -> timedelta:  # noqa: FBT001
+        """How long the store need not be read again, the cache window aside.
+
+        A tenth of the token's lifetime, so that the successor of a short-lived one is
+        found in time; a second for a token that would not do, however many ask.
+        """
+        if self.token is None or not is_enough:
+            return RECHECK_AFTER
+        return (self.token.expires_at - self.token.issued_at) / 10
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,7 +88,7 @@ class Vendor:
     cache_window: timedelta
     on_read_fault: Callable[[Exception], None]
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    _cache: dict[str, _Cached] = field(default_factory=dict, init=False, repr=False)
+    _remembered: dict[str, _Remembered] = field(default_factory=dict, init=False, repr=False)
 
     def vend(self, request: VendRequest) -> StoredToken:
         """The live token of a grant, if this caller may have it.
@@ -99,22 +119,16 @@ class Vendor:
     def _current(self, grant: str, min_ttl: timedelta) -> StoredToken | None:
         """The remembered token while it will do, else the stored one."""
         now = self.now()
-        known = self._cache.get(grant)
-        is_enough = (
-            known is not None
-            and known.token is not None
-            and known.token.is_live(now)
-            and known.token.time_left(now) >= min_ttl
-        )
-        window = self.cache_window if is_enough else min(RECHECK_AFTER, self.cache_window)
-        if known and now - known.read_at < window:
+        known = self._remembered.get(grant)
+        is_enough = known is not None and known.is_enough(now, min_ttl)
+        if known and now - known.read_at < min(self.cache_window, known.window(is_enough)):
             return known.token
         try:
             token = self.store.read(grant)
         except Exception as error:
-            if known and is_enough:
-                self.on_read_fault(error)
-                return known.token
-            raise
-        self._cache[grant] = _Cached(token, now)
+            if not known or not is_enough:
+                raise
+            self.on_read_fault(error)
+            token = known.token
+        self._remembered[grant] = _Remembered(token, now)
         return token

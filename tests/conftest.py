@@ -1,0 +1,32 @@
+"""What several tiers of tests share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from local.embedded_aws import EmbeddedAws
+from local.enable_stand_in import Client, EnableStandIn
+
+NASTY_SECRET = 'p+ss w&rd=%/ü€"\\'
+
+
+@pytest.fixture(scope="session")
+def enable_client() -> Client:
+    return Client(
+        client_id="0b8c2ab6-6f1c-4a8b-9f57-3f2c2c6f3d1e",
+        client_secret=NASTY_SECRET,
+        dealtrack_registration_id="5d6a2a6e-93c4-4a57-8a8e-2f9a6f1d7b10",
+    )
+
+
+@pytest.fixture(scope="session")
+def embedded_aws() -> Iterator[EmbeddedAws]:
+    """One embedded AWS for a whole run: each group of tests takes an account of its own."""
+    with EmbeddedAws(schedule_minute_seconds=5) as aws:
+        yield aws
+
+
+@pytest.fixture
+def enable(enable_client: Client) -> Iterator[EnableStandIn]:
+    with EnableStandIn(enable_client) as stand_in:
+        yield stand_in

@@ -1,0 +1,100 @@
+"""One deployment of the very template for the whole run, with two grants more."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from botocore.credentials import Credentials
+
+from local.broker_stack import ROOT, BrokerStack, wait_until
+from local.callers import create_role, create_user
+from local.embedded_aws import ACCOUNT, EmbeddedAws
+from local.enable_stand_in import Client, EnableStandIn
+
+LIFETIME = timedelta(seconds=20)
+MORE_GRANTS = f"""
+[grants.locked]
+scope = ["read:deals"]
+callers = ["arn:aws:iam::{ACCOUNT}:role/locked-*", "arn:aws:iam::{ACCOUNT}:user/ops/keyholder"]
+
+[grants.forbidden]
+scope = ["read:everything"]
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of it on one worker, so that there is one deployment."""
+    for item in items:
+        if "deployed" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("deployed"))
+
+
+@dataclass(frozen=True)
+class Deployed:
+    stack: BrokerStack
+    enable: EnableStandIn
+    callers: dict[str, Credentials]
+
+    def get(self, path: str, caller: str | None, **more: str):
+        return self.stack.api.get(path, self.callers[caller] if caller else None, **more)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is deployed: the working tree's own files, grants.toml with two grants more."""
+    folder = tmp_path_factory.mktemp("source")
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("layers", "functions"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    for name in ("template.yaml", "samconfig.toml", "Makefile"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "requirements", folder / "requirements")
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    with (folder / "layers/shared/grants.toml").open("a") as grants:
+        grants.write(MORE_GRANTS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def deployed(source: Path, embedded_aws: EmbeddedAws, enable_client: Client) -> Iterator[Deployed]:
+    with EnableStandIn(enable_client, token_lifetime=LIFETIME) as enable:
+        stack = BrokerStack(embedded_aws, source=source)
+        stack.build()
+        stack.deploy(TokenUrl=enable.token_url, RefreshAheadSeconds="30")
+        api, administrator = stack.api, stack.administrator
+        callers = {
+            "user for deals": create_user(administrator, "sync", api.policy("/tokens/deals")),
+            "user for all": create_user(administrator, "everything", api.policy("/tokens/*")),
+            "user keyholder": create_user(
+                administrator, "keyholder", api.policy("/tokens/*"), path="/ops/"
+            ),
+            "user without policy": create_user(administrator, "newcomer", None),
+            "role for all": create_role(
+                administrator, "reporting-job", api.policy("/tokens/*"), path="/jobs/"
+            ),
+            "role for users": create_role(administrator, "hr-job", api.policy("/tokens/users")),
+            "role locked": create_role(
+                administrator, "locked-job", api.policy("/tokens/*"), path="/jobs/"
+            ),
+        }
+        key = callers["user for deals"].access_key
+        callers["wrong signature"] = Credentials(key, "not the secret key")
+        yield Deployed(stack, enable, callers)
+
+
+@pytest.fixture(scope="session")
+def renewed(deployed: Deployed, enable_client: Client) -> Deployed:
+    """The deployment once the schedule, and nothing else, has brought the first tokens."""
+    deployed.stack.store_secret(enable_client)
+    wait_until(
+        lambda: all(
+            deployed.stack.stored_since(grant)
+            for grant in ("deals", "activity", "users", "reporting", "locked")
+        ),
+        seconds=30,
+        what="the schedule to renew the grants",
+    )
+    return deployed
