@@ -1,0 +1,90 @@
+"""The build's check: a faulty grants file is refused, the faulty key named."""
+
+from pathlib import Path
+
+import pytest
+
+from token_broker.grants import GRANTS_FILE, load_grants
+from token_refresher.check_grants import faults, main
+
+HEAD = "[grants.deals]\n"
+SCOPE = 'scope = ["read:deals"]\n'
+
+
+def test_shipped_file_is_sound() -> None:
+    assert faults(GRANTS_FILE.read_text(encoding="utf-8")) == []
+
+
+# Left out, a bug: `scope = [2025-03-01]` passes (the check sees text) and breaks load_grants.
+@pytest.mark.parametrize(
+    ("toml", "fault"),
+    [
+        ("[grants.deals", "not TOML: "),
+        (HEAD + SCOPE + SCOPE, "not TOML: "),
+        ("", "grants: "),
+        ("[grants]", "there is no [grants.…] table"),
+        ("grants = 3", "grants: "),
+        ("[grants]\ndeals = 3", "grants.deals: "),
+        (HEAD, "grants.deals.scope: "),
+        (HEAD + 'scope = "read:deals"', "grants.deals.scope: "),
+        (HEAD + "scope = [3]", "grants.deals.scope.0: "),
+        (HEAD + "scope = []", "grants.deals: scope is empty"),
+        (HEAD + 'scope = ["a b"]', "grants.deals: scope 'a b' is not a scope-token"),
+        (HEAD + SCOPE + 'caller = ["x"]', "grants.deals.caller: "),
+        (HEAD + SCOPE + "callers = []", "grants.deals: callers is empty"),
+        (HEAD + SCOPE + 'callers = ["*"]', "grants.deals: callers: the pattern '*'"),
+        ("[grants.Deals]\n" + SCOPE, "the grant's name 'Deals'"),
+        ("[grant.deals]\n" + SCOPE, "grants: "),
+        ("since = 2025-03-01\n" + HEAD + SCOPE, "since: "),
+    ],
+)
+def test_faulty_file_is_refused_and_the_key_named(toml: str, fault: str) -> None:
+    assert any(found.startswith(fault) for found in faults(toml)), faults(toml)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    assert len(faults("[grants.a]\n[grants.b]\nscope = 1\n[grants.c]\nscope = ['x']\ny = 1")) == 3
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["check_grants", *arguments])
+    return main()
+
+
+def test_command_passes_the_shipped_file_in_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[grants.deals]", "grants.toml: grants.deals.scope: "),
+        (b"\xff\xfe", "grants.toml: cannot be read: "),
+        (None, "grants.toml: cannot be read: "),
+    ],
+)
+def test_command_fails_on_a_faulty_or_unreadable_file(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    content: bytes | None,
+    said: str,
+) -> None:
+    file = tmp_path / "grants.toml"
+    if content is not None:
+        file.write_bytes(content)
+    assert run(monkeypatch, str(file)) == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("callers", ["", 'callers = ["arn:aws:iam::111122223333:user/ops/*"]'])
+def test_file_that_passes_the_check_is_one_that_the_functions_load(
+    tmp_path: Path, callers: str
+) -> None:
+    file = tmp_path / "grants.toml"
+    file.write_text(HEAD + SCOPE + callers)
+    assert faults(file.read_text()) == []
+    assert set(load_grants(file)) == {"deals"}

@@ -1,0 +1,66 @@
+"""Settings: what is missing or out of range is refused, by the variable's name."""
+
+from datetime import timedelta
+
+import pytest
+
+from token_broker.errors import ConfigurationError
+from token_refresher import app as refresher
+from token_vendor import app as vendor
+
+REFRESHER = {
+    "TOKEN_URL": "https://api.example/oauth2/token",
+    "CLIENT_SECRET_ARN": "arn:secret",
+    "TOKEN_PARAMETER_PREFIX": "/enable-tokens/stack",
+    "TOKEN_KEY_ARN": "arn:key",
+    "REFRESH_AHEAD_SECONDS": "600",
+}
+VENDOR = {"TOKEN_PARAMETER_PREFIX": "/enable-tokens/stack", "TOKEN_CACHE_SECONDS": "60"}
+BOTH: list[tuple[type[refresher.Settings | vendor.Settings], dict[str, str]]] = [
+    (refresher.Settings, REFRESHER),
+    (vendor.Settings, VENDOR),
+]
+
+
+def test_settings_are_read_and_the_rest_of_the_environment_ignored() -> None:
+    assert refresher.Settings.from_environ(REFRESHER | {"PATH": "/bin"}) == refresher.Settings(
+        token_url="https://api.example/oauth2/token",
+        client_secret_arn="arn:secret",
+        token_parameter_prefix="/enable-tokens/stack",
+        token_key_arn="arn:key",
+        refresh_ahead=timedelta(minutes=10),
+    )
+    assert vendor.Settings.from_environ(VENDOR) == vendor.Settings(
+        token_parameter_prefix="/enable-tokens/stack", token_cache=timedelta(minutes=1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "environ", "name"),
+    [(kind, environ, name) for kind, environ in BOTH for name in environ],
+)
+def test_missing_or_empty_variable_is_named(
+    settings: type[refresher.Settings | vendor.Settings], environ: dict[str, str], name: str
+) -> None:
+    without = {key: value for key, value in environ.items() if key != name}
+    for faulty in (without, without | {name: ""}):
+        with pytest.raises(ConfigurationError, match=name):
+            settings.from_environ(faulty)
+
+
+@pytest.mark.parametrize("value", ["29", "43201", "-600", "6e2", "600 ", "٦٠٠", "ten"])
+def test_refresh_ahead_out_of_range_is_refused_with_the_range(value: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"REFRESH_AHEAD_SECONDS .* from 30 to 43200"):
+        refresher.Settings.from_environ(REFRESHER | {"REFRESH_AHEAD_SECONDS": value})
+
+
+@pytest.mark.parametrize("value", ["-1", "301", "1.5"])
+def test_cache_window_out_of_range_is_refused_with_the_range(value: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"TOKEN_CACHE_SECONDS .* from 0 to 300"):
+        vendor.Settings.from_environ(VENDOR | {"TOKEN_CACHE_SECONDS": value})
+
+
+@pytest.mark.parametrize("value", ["0", "300"])
+def test_ends_of_the_range_are_good(value: str) -> None:
+    settings = vendor.Settings.from_environ(VENDOR | {"TOKEN_CACHE_SECONDS": value})
+    assert settings.token_cache == timedelta(seconds=int(value))
