@@ -35,12 +35,17 @@ class BrokerStack:
         aws: the cloud it is deployed to.
         account: the 12-digit account; accounts do not see each other.
         source: the folder with template.yaml.
+
+    Attributes:
+        build_folder: where the artifacts are built: this run's own, so that runs do not
+            meet in one `.aws-sam`.
     """
 
     def __init__(self, aws: EmbeddedAws, *, account: str = ACCOUNT, source: Path = ROOT) -> None:
         self.aws = aws
         self.account = account
         self.source = source
+        self.build_folder = aws.folder / "sam-build"
         self.administrator: boto3.Session = aws.administrator(account)
 
     def build(self) -> None:
@@ -49,7 +54,7 @@ class BrokerStack:
         Raises:
             ToolFailed: with what it printed last.
         """
-        self._sam("build")
+        self._sam("build", "--build-dir", str(self.build_folder))
 
     def deploy(self, **parameters: str) -> None:
         """`sam deploy`, nothing overridden but the parameters given and the architecture.
@@ -61,6 +66,10 @@ class BrokerStack:
         overrides = {"Architecture": architecture, **parameters}
         self._sam(
             "deploy",
+            "--template-file",
+            str(self.build_folder / "template.yaml"),
+            "--config-file",
+            str(self.source / "samconfig.toml"),
             "--parameter-overrides",
             *(f'ParameterKey={key},ParameterValue="{value}"' for key, value in overrides.items()),
         )

@@ -80,7 +80,10 @@ class Demo:
             EnableStandIn(client, token_lifetime=timedelta(minutes=15)) as enable,
             EmbeddedAws(schedule_minute_seconds=MINUTE_SECONDS) as aws,
         ):
-            yield Cloud(BrokerStack(aws), enable, client)
+            try:
+                yield Cloud(BrokerStack(aws), enable, client)
+            except TimeoutError as error:
+                raise TimeoutError(f"{error}\n{aws.printed()}".strip()) from error
 
     def play(self, cloud: Cloud) -> bool:
         """Build, deploy, renew, ask; then print who got what.

@@ -173,8 +173,13 @@ class EmbeddedAws:
                         return
                 except urllib3.exceptions.HTTPError:
                     time.sleep(0.05)
-        printed = (self.folder / "server.log").read_text(errors="replace")[-2000:]
-        raise EmbeddedAwsFailed(f"the embedded AWS did not start on port {self.port}:\n{printed}")
+        raise EmbeddedAwsFailed(
+            f"the embedded AWS did not start on port {self.port}:\n{self.printed()}"
+        )
+
+    def printed(self) -> str:
+        """The end of what the server printed: warnings and errors."""
+        return (self.folder / "server.log").read_text(errors="replace")[-2000:]
 
     def stop(self) -> None:
         """End the server and its functions, and remove its files; may be called twice."""

@@ -32,7 +32,7 @@ print(json.dumps({
 def test_function_starts_with_itself_the_layer_and_the_standard_library(
     deployed: Deployed, function: str
 ):
-    build = deployed.stack.source / ".aws-sam" / "build"
+    build = deployed.stack.build_folder
     path = [str(build / function), str(build / "SharedLayer" / "python")]
     python = deployed.stack.aws.folder / "lambda-python" / "bin" / "python"
     run = subprocess.run(
@@ -52,13 +52,13 @@ def test_function_starts_with_itself_the_layer_and_the_standard_library(
 
 
 def test_vendor_does_not_carry_pydantic(deployed: Deployed):
-    build = deployed.stack.source / ".aws-sam" / "build"
+    build = deployed.stack.build_folder
     assert not list((build / "TokenVendorFunction").rglob("pydantic*"))
     assert not list((build / "SharedLayer").rglob("pydantic*/__init__.py"))
 
 
 def test_refresher_runs_on_both_architectures(deployed: Deployed):
-    core = deployed.stack.source / ".aws-sam" / "build" / "TokenRefresherFunction" / "pydantic_core"
+    core = deployed.stack.build_folder / "TokenRefresherFunction" / "pydantic_core"
     assert {re.search(r"x86_64|aarch64", f.name).group() for f in core.glob("*.so")} == {
         "x86_64",
         "aarch64",

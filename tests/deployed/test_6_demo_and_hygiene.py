@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from local import demo as demo_module
-from local.broker_stack import ROOT, BrokerStack
+from local.broker_stack import BrokerStack
 from local.demo import Demo
 from tests.deployed.conftest import Deployed
 
@@ -71,8 +71,7 @@ def test_demo_is_as_expected_and_leaves_no_secret_behind(
         secrets = [cloud.client.client_secret, *cloud.enable.issued_tokens()]
         assert len(secrets) >= 5
         (tmp_path / "output").write_text(out.getvalue())
-        searched = ROOT / ".aws-sam", tmp_path
-        assert _leaks(_all_places(cloud.stack, *searched), secrets) == set()
+        assert _leaks(_all_places(cloud.stack, tmp_path), secrets) == set()
         process = cloud.stack.aws._process
     assert process.poll() is not None
 
@@ -84,4 +83,4 @@ def test_search_would_find_a_leak(tmp_path: Path):
 
 def test_whole_run_of_the_deployed_tests_left_no_secret_behind(renewed: Deployed, source: Path):
     secrets = ['p+ss w&rd=%/ü€"\\', *renewed.enable.issued_tokens()]
-    assert _leaks(_all_places(renewed.stack, source / ".aws-sam"), secrets) == set()
+    assert _leaks(_all_places(renewed.stack, source), secrets) == set()
