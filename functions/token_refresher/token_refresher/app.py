@@ -4,27 +4,29 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from functools import cache
 from typing import Final, Self
 
 import boto3
-import urllib3
 from aws_lambda_powertools import Logger
-from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from token_broker import settings
-from token_broker.aws import CLIENT_CONFIG, describe_fault
+from token_broker.aws import CLIENT_CONFIG, WRITER_CONFIG, describe_fault
 from token_broker.errors import RenewalFailed
-from token_broker.grants import load_grants
+from token_broker.grants import DEFAULT_CONNECTION, load_grants_file
+from token_broker.metrics import emit
 from token_broker.models import rfc3339
 from token_broker.token_store import ParameterTokenStore
-from token_refresher.credentials import read_credentials
-from token_refresher.refresh import Outcome, Refresher, RefreshRequest, State, causes_of_failure
+from token_refresher.credentials import SecretReader
+from token_refresher.deadline import PoolManager
+from token_refresher.holds import ParameterHoldStore
+from token_refresher.outcomes import Outcome, State, causes_of_failure
+from token_refresher.refresh import Refresher
+from token_refresher.refresh_request import RefreshRequest
 from token_refresher.token_endpoint import TokenEndpoint
 
 SERVICE: Final = "token-refresher"
-NAMESPACE: Final = "EnableTokenBroker"
 TIME_TO_REPORT: Final = timedelta(seconds=2)
 """Kept back from the invocation's time, so that what happened is still told."""
 
@@ -36,10 +38,11 @@ class Settings:
     """What the template tells the function."""
 
     token_url: str
-    client_secret_arn: str
+    secret_prefix: str
     token_parameter_prefix: str
     token_key_arn: str
     refresh_ahead: timedelta
+    parallelism: int
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
@@ -50,10 +53,11 @@ class Settings:
         """
         return cls(
             token_url=settings.text(environ, "TOKEN_URL"),
-            client_secret_arn=settings.text(environ, "CLIENT_SECRET_ARN"),
+            secret_prefix=settings.text(environ, "SECRET_PREFIX"),
             token_parameter_prefix=settings.text(environ, "TOKEN_PARAMETER_PREFIX"),
             token_key_arn=settings.text(environ, "TOKEN_KEY_ARN"),
             refresh_ahead=settings.seconds(environ, "REFRESH_AHEAD_SECONDS", least=30, most=43_200),
+            parallelism=settings.whole_number(environ, "RENEWAL_PARALLELISM", least=1, most=32),
         )
 
 
@@ -61,19 +65,23 @@ class Settings:
 def _refresher() -> Refresher:
     """Wired once per environment, at its first invocation."""
     config = Settings.from_environ(os.environ)
+    file = load_grants_file()
     session = boto3.Session()
+    ssm = session.client("ssm", config=WRITER_CONFIG)
     secrets = session.client("secretsmanager", config=CLIENT_CONFIG)
-    store = ParameterTokenStore(
-        session.client("ssm", config=CLIENT_CONFIG),
-        prefix=config.token_parameter_prefix,
-        key_id=config.token_key_arn,
-    )
+    pool = PoolManager(maxsize=config.parallelism)
+    urls = {name: connection.token_url for name, connection in file.connections.items()}
+    urls[DEFAULT_CONNECTION] = config.token_url
     return Refresher(
-        grants=load_grants(),
-        store=store,
-        endpoint=TokenEndpoint(config.token_url, pool=urllib3.PoolManager(maxsize=16)),
-        read_credentials=partial(read_credentials, secrets, config.client_secret_arn),
+        grants=file.grants,
+        endpoints={name: TokenEndpoint(url, pool=pool) for name, url in urls.items()},
+        store=ParameterTokenStore(
+            ssm, prefix=config.token_parameter_prefix, key_id=config.token_key_arn
+        ),
+        holds=ParameterHoldStore(ssm, prefix=config.token_parameter_prefix),
+        secrets=SecretReader(secrets, prefix=config.secret_prefix),
         refresh_ahead=config.refresh_ahead,
+        parallelism=config.parallelism,
         describe_fault=describe_fault,
     )
 
@@ -83,7 +91,8 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     """Renew what is due.
 
     Args:
-        event: any schedule event, `{}`, or `{"force": true, "grants": ["deals"]}`.
+        event: any schedule event, `{}`, `{"force": true, "grants": ["deals"]}`, or a change
+            event of Secrets Manager.
         context: Lambda's own.
 
     Returns:
@@ -100,10 +109,12 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     def time_left() -> timedelta:
         return timedelta(milliseconds=context.get_remaining_time_in_millis()) - TIME_TO_REPORT
 
-    outcomes = _refresher().run(request, time_left=time_left)
+    refresher = _refresher()
+    outcomes = refresher.run(request, time_left=time_left)
     now = datetime.now(UTC)
     for outcome in outcomes:
-        _report(outcome, now)
+        _log(outcome, now)
+        _measure(outcome, now, refresher.due_window_left(outcome))
     if causes := causes_of_failure(outcomes):
         raise RenewalFailed(causes)
     return {"grants": {outcome.grant: _summary(outcome) for outcome in outcomes}}
@@ -114,25 +125,48 @@ def _summary(outcome: Outcome) -> dict[str, object]:
         "state": outcome.state.value,
         "expires_at": rfc3339(outcome.expires_at) if outcome.expires_at else None,
         "fingerprint": outcome.fingerprint,
+        "secret_stage": outcome.secret_stage,
         "reason": outcome.reason,
-        "cause": outcome.message,
+        "cause": outcome.cause,
+        "retry_at": rfc3339(outcome.retry_at) if outcome.retry_at else None,
         "attempts": outcome.attempts,
     }
     return {name: value for name, value in facts.items() if value}
 
 
-def _report(outcome: Outcome, now: datetime) -> None:
-    """One structured line and one set of metrics for each grant."""
-    log = logger.error if outcome.state is State.FAILED else logger.info
-    log("grant " + outcome.state.value, extra={"grant": outcome.grant, **_summary(outcome)})
-    metrics = EphemeralMetrics(namespace=NAMESPACE, service=SERVICE)
-    metrics.add_dimension("grant", outcome.grant)
-    if outcome.expires_at:
-        left = max((outcome.expires_at - now).total_seconds(), 0)
-        metrics.add_metric("SecondsToExpiry", MetricUnit.Seconds, left)
+def _log(outcome: Outcome, now: datetime) -> None:
+    """One structured line for each grant: the audit record of a renewal."""
+    write = logger.info
+    if outcome.reason or outcome.secret_stage:
+        write = logger.error if outcome.is_overdue else logger.warning
+    write(
+        f"grant {outcome.state.value}",
+        extra={
+            "grant": outcome.grant,
+            "scope": " ".join(outcome.scope),
+            "connection": outcome.connection,
+            "secret_version": outcome.secret_version,
+            "seconds_left": _seconds_left(outcome, now),
+            **_summary(outcome),
+        },
+    )
+
+
+def _seconds_left(outcome: Outcome, now: datetime) -> int:
+    if outcome.expires_at is None:
+        return 0
+    return max(int((outcome.expires_at - now).total_seconds()), 0)
+
+
+def _measure(outcome: Outcome, now: datetime, due_window_left: float) -> None:
+    if outcome.is_store_read:
+        left = {"SecondsToExpiry": _seconds_left(outcome, now), "DueWindowLeft": due_window_left}
+        emit(SERVICE, left, grant=outcome.grant)
     if outcome.state is State.RENEWED:
-        metrics.add_metric("Renewed", MetricUnit.Count, 1)
-    if outcome.state is State.FAILED:
-        metrics.add_dimension("reason", outcome.reason)
-        metrics.add_metric("RenewalFailed", MetricUnit.Count, 1)
-    metrics.flush_metrics()
+        emit(SERVICE, {"Renewed": 1}, grant=outcome.grant)
+    if outcome.is_overdue:
+        emit(SERVICE, {"RenewalFailed": 1}, grant=outcome.grant, reason=outcome.reason)
+    if outcome.secret_stage:
+        emit(SERVICE, {"SecretFallbackUsed": 1}, connection=outcome.connection)
+    if outcome.state is State.DEFERRED:
+        emit(SERVICE, {"Deferred": 1})

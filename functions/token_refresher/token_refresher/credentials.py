@@ -1,4 +1,4 @@
-"""The client secret: read once per run that has something to renew, and never kept."""
+"""The client secret: read once per run and connection that has something to renew, never kept."""
 
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 PLACEHOLDER: Final = "REPLACE-ME"
 """What the template writes into each field of a new secret."""
+
+CURRENT: Final = "AWSCURRENT"
+FALLBACK_STAGES: Final = ("AWSPENDING", "AWSPREVIOUS")
+"""What is tried, in this order, when Enable no longer knows the current secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,26 @@ class ClientCredentials:
         if empty := [name for name, value in values.items() if not value]:
             raise ValueError(f"empty: {', '.join(empty)}")
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretVersion:
+    """One version of a connection's secret.
+
+    Attributes:
+        version_id: Secrets Manager's id of it.
+        stage: the staging label it was read by.
+    """
+
+    version_id: str
+    stage: str
+    credentials: ClientCredentials
+
     def request(self, scope: tuple[str, ...]) -> TokenRequest:
         """The token request for a scope."""
         return TokenRequest(
-            client_id=self.client_id,
-            client_secret=self.client_secret,
-            dealtrack_registration_id=self.dealtrack_registration_id,
+            client_id=self.credentials.client_id,
+            client_secret=self.credentials.client_secret,
+            dealtrack_registration_id=self.credentials.dealtrack_registration_id,
             scope=scope,
         )
 
@@ -54,21 +72,58 @@ class ClientCredentials:
 _ADAPTER: Final = TypeAdapter(ClientCredentials)
 
 
-def read_credentials(secrets: "SecretsManagerClient", secret_arn: str) -> ClientCredentials:
-    """Read the current version of a secret.
+class SecretReader:
+    """Secrets of connections, each under `{prefix}{connection}`.
 
-    Raises:
-        ConfigurationError: the secret is not the JSON object it should be, or is unfilled.
-        botocore.exceptions.ClientError, BotoCoreError: Secrets Manager said no.
+    Args:
+        secrets: a boto3 or botocore client of Secrets Manager.
+        prefix: the beginning of every secret's name, such as `my-stack/connections/`.
     """
-    answer = secrets.get_secret_value(SecretId=secret_arn)
-    text = answer.get("SecretString")
-    if text is None:
-        raise ConfigurationError(f"{secret_arn} holds binary data; store the JSON as text")
-    try:
-        return validate_json(_ADAPTER, text)
-    except ValueError as error:
+
+    def __init__(self, secrets: "SecretsManagerClient", *, prefix: str) -> None:
+        self._secrets = secrets
+        self._prefix = prefix
+
+    def connection_of(self, secret: str) -> str | None:
+        """Which connection a secret's ARN or name belongs to; None if it is not ours.
+
+        An ARN ends in the name, a hyphen and six characters of Secrets Manager's own.
+        """
+        is_arn = secret.startswith("arn:")
+        name = secret.split(":", 6)[-1].rpartition("-")[0] if is_arn else secret
+        if not name.startswith(self._prefix):
+            return None
+        return name.removeprefix(self._prefix)
+
+    def read(self, connection: str, stage: str = CURRENT) -> SecretVersion | None:
+        """Read a secret's version by its staging label; None if there is no such version.
+
+        Raises:
+            ConfigurationError: the secret is not the JSON object it should be, is unfilled,
+                or does not exist at all.
+            botocore.exceptions.ClientError, BotoCoreError: Secrets Manager said no.
+        """
+        name = f"{self._prefix}{connection}"
+        try:
+            answer = self._secrets.get_secret_value(SecretId=name, VersionStage=stage)
+        except self._secrets.exceptions.ResourceNotFoundException:
+            if stage != CURRENT:
+                return None
+            raise ConfigurationError(
+                f"the secret {name} does not exist; create it with the stack's key"
+            ) from None
+        text = answer.get("SecretString")
+        if text is None:
+            raise ConfigurationError(f"the secret {name} is binary; store the JSON as text")
+        try:
+            credentials = validate_json(_ADAPTER, text)
+        except ValueError as error:
+            fault = str(error)
+        else:
+            return SecretVersion(
+                version_id=answer["VersionId"], stage=stage, credentials=credentials
+            )
         raise ConfigurationError(
-            f"{secret_arn}: {error}. Store a JSON object with client_id, client_secret "
+            f"the secret {name}: {fault}. Store a JSON object with client_id, client_secret "
             "and dealtrack_registration_id"
-        ) from None
+        )

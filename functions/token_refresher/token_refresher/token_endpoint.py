@@ -2,14 +2,14 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 import urllib3
 from pydantic import TypeAdapter
-from urllib3 import exceptions as urllib3_errors
 
 from token_broker.errors import (
     InvalidTokenResponse,
@@ -18,14 +18,18 @@ from token_broker.errors import (
     TokenRequestRejected,
 )
 from token_broker.models import OAuthError, TokenRequest, TokenResponse
+from token_refresher.deadline import deadline
 from token_refresher.validation import validate_json
 
 MAX_BODY_BYTES: Final = 65_536
 CONNECT_TIMEOUT: Final = timedelta(seconds=3)
-READ_TIMEOUT: Final = timedelta(seconds=10)
+ATTEMPT_TIMEOUT: Final = timedelta(seconds=10)
+"""From connecting to the last byte, however it drips."""
+
 MAX_ATTEMPTS: Final = 4
 BACKOFF_BASE: Final = timedelta(milliseconds=250)
-BACKOFF_CAP: Final = timedelta(seconds=8)
+LONGEST_WAIT: Final = timedelta(seconds=8)
+"""Between two attempts of one run; a longer `Retry-After` is left to a later run."""
 
 OAUTH_ERRORS: Final = {
     "invalid_request": "Enable finds the request malformed",
@@ -41,12 +45,28 @@ _TOKEN_RESPONSE: Final = TypeAdapter(TokenResponse)
 _OAUTH_ERROR: Final = TypeAdapter(OAuthError)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """What the endpoint gave.
+
+    Attributes:
+        response: the validated answer.
+        requested_at: from just before the request that got it; aware UTC.
+        attempts: requests made, that one included.
+    """
+
+    response: TokenResponse
+    requested_at: datetime
+    attempts: int
+
+
 class TokenEndpoint:
     """An OAuth 2.0 token endpoint for client credentials (RFC 6749 section 4.4).
 
     Args:
         url: where to POST; https, or http on loopback.
         pool: keeps connections between requests and runs.
+        now: the clock, aware UTC; replaced in tests.
         sleep: waits a number of seconds; replaced in tests.
         jitter: a factor in [0, 1) for each wait; replaced in tests.
     """
@@ -56,18 +76,20 @@ class TokenEndpoint:
         url: str,
         *,
         pool: urllib3.PoolManager,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._url = url
+        self.url = url
         self._pool = pool
+        self._now = now
         self._sleep = sleep
         self._jitter = jitter
 
-    def request_token(
-        self, request: TokenRequest, *, time_left: Callable[[], timedelta]
-    ) -> TokenResponse:
+    def request_token(self, request: TokenRequest, *, time_left: Callable[[], timedelta]) -> Issued:
         """Ask for a token, and again while the failure is transient and time is left.
+
+        A `Retry-After` is waited for here while it is short; a longer one ends the call.
 
         Args:
             request: what to ask for.
@@ -81,69 +103,93 @@ class TokenEndpoint:
         attempt = 0
         while True:
             attempt += 1
+            requested_at = self._now()
             try:
-                return self._attempt(request, time_left())
+                response = self._attempt(request, min(time_left(), ATTEMPT_TIMEOUT))
             except TokenEndpointError as error:
                 error.attempts = attempt
                 if not isinstance(error, TokenEndpointUnavailable) or attempt == MAX_ATTEMPTS:
                     raise
-                wait = error.retry_after or self._backoff(attempt)
-                if wait + CONNECT_TIMEOUT > time_left():
+                wait = self._backoff(attempt) if error.retry_after is None else error.retry_after
+                if wait > LONGEST_WAIT or wait + CONNECT_TIMEOUT > time_left():
                     raise
                 self._sleep(wait.total_seconds())
+            else:
+                return Issued(response=response, requested_at=requested_at, attempts=attempt)
 
     def _backoff(self, attempt: int) -> timedelta:
-        """Exponential with full jitter: at most 0.25 s, 0.5 s, 1 s … up to the cap."""
-        return min(BACKOFF_BASE * (1 << (attempt - 1)), BACKOFF_CAP) * self._jitter()
+        """Exponential with full jitter: at most 0.25 s, 0.5 s, 1 s … up to the longest wait."""
+        return min(BACKOFF_BASE * (1 << (attempt - 1)), LONGEST_WAIT) * self._jitter()
 
     def _attempt(self, request: TokenRequest, limit: timedelta) -> TokenResponse:
-        try:
-            answer = self._pool.request(
-                "POST",
-                self._url,
-                body=request.form(),
-                headers={
-                    "Content-Type": "application/x-www-form-urlencoded",
-                    "Accept": "application/json",
-                    "Accept-Encoding": "identity",
-                },
-                timeout=urllib3.Timeout(
-                    connect=min(CONNECT_TIMEOUT, limit).total_seconds(),
-                    read=min(READ_TIMEOUT, limit).total_seconds(),
-                ),
-                retries=False,
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-            )
+        if limit <= timedelta():
+            raise _timed_out()
+        fault = None
+        with deadline(limit) as passed:
             try:
-                body = answer.read(MAX_BODY_BYTES + 1)
-            finally:
-                answer.close() if answer.length_remaining else answer.release_conn()
-        except urllib3_errors.HTTPError as error:
-            raise _unreachable(error) from None
-        return _judge(answer.status, answer.headers.get("Retry-After"), body)
+                status, headers, body = self._post(request, limit)
+            except urllib3.exceptions.HTTPError as error:
+                fault = _timed_out() if passed.is_set() else _unreachable(error)
+        if fault:  # raised here, so that no cause or context holds the request
+            raise fault
+        if passed.is_set():
+            raise _timed_out()
+        return _judge(status, headers, body, self._now())
 
-
-def _unreachable(error: urllib3_errors.HTTPError) -> TokenEndpointUnavailable:
-    if isinstance(error, urllib3_errors.SSLError):
-        return TokenEndpointUnavailable("TLS failed or was not trusted", reason="tls")
-    if isinstance(error, urllib3_errors.NewConnectionError):
-        return TokenEndpointUnavailable("no connection to the token endpoint", reason="connect")
-    if isinstance(error, urllib3_errors.TimeoutError):
-        return TokenEndpointUnavailable(
-            "the token endpoint did not answer in time", reason="timeout"
+    def _post(
+        self, request: TokenRequest, limit: timedelta
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        answer = self._pool.request(
+            "POST",
+            self.url,
+            body=request.form(),
+            headers={
+                "Content-Type": "application/x-www-form-urlencoded",
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+            },
+            timeout=urllib3.Timeout(
+                connect=min(CONNECT_TIMEOUT, limit).total_seconds(),
+                read=limit.total_seconds(),
+            ),
+            retries=False,
+            redirect=False,
+            preload_content=False,
+            decode_content=False,
         )
+        try:
+            body = answer.read(MAX_BODY_BYTES + 1)
+        except BaseException:
+            answer.close()
+            raise
+        if len(body) > MAX_BODY_BYTES:
+            answer.close()
+        else:
+            answer.release_conn()
+        return answer.status, answer.headers, body
+
+
+def _timed_out() -> TokenEndpointUnavailable:
+    return TokenEndpointUnavailable("the token endpoint did not answer in time", reason="timeout")
+
+
+def _unreachable(error: urllib3.exceptions.HTTPError) -> TokenEndpointUnavailable:
+    if isinstance(error, urllib3.exceptions.SSLError):
+        return TokenEndpointUnavailable("TLS failed or was not trusted", reason="tls")
+    if isinstance(error, urllib3.exceptions.NewConnectionError):
+        return TokenEndpointUnavailable("no connection to the token endpoint", reason="connect")
+    if isinstance(error, urllib3.exceptions.TimeoutError):
+        return _timed_out()
     return TokenEndpointUnavailable("the connection broke off", reason="connection")
 
 
-def _judge(status: int, retry_after: str | None, body: bytes) -> TokenResponse:
+def _judge(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> TokenResponse:
     """Turn an answer into a token response, or into the error that it is."""
     if status == 429 or status >= 500:
         raise TokenEndpointUnavailable(
             f"the token endpoint answered HTTP {status}",
             reason=f"http_{status}",
-            retry_after=parse_retry_after(retry_after, datetime.now(UTC)),
+            retry_after=parse_retry_after(headers.get("Retry-After"), now),
         )
     if 300 <= status < 400:
         raise InvalidTokenResponse(

@@ -17,7 +17,9 @@ def validate_json[Record](adapter: TypeAdapter[Record], data: bytes | str) -> Re
     try:
         return adapter.validate_json(data, strict=True)
     except ValidationError as error:
-        raise ValueError("; ".join(fault_texts(error))) from None
+        faults = fault_texts(error)
+    # Raised out here, so that neither cause nor context holds pydantic's error and its input.
+    raise ValueError("; ".join(faults))
 
 
 def fault_texts(error: ValidationError) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Final, Self
 
 import boto3
 from aws_lambda_powertools import Logger
-from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from token_broker import settings
@@ -23,12 +22,12 @@ from token_broker.errors import (
     UnknownGrant,
 )
 from token_broker.grants import load_grants
+from token_broker.metrics import emit
 from token_broker.models import VendedToken, rfc3339
 from token_broker.token_store import ParameterTokenStore
 from token_vendor.vend import RETRY_AFTER, Vendor, VendRequest
 
 SERVICE: Final = "token-vendor"
-NAMESPACE: Final = "EnableTokenBroker"
 
 logger = Logger(service=SERVICE)
 
@@ -108,7 +107,7 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]: 
             "seconds_left": vended.expires_in,
         },
     )
-    _count("Vended", grant=grant)
+    emit(SERVICE, {"Vended": 1}, grant=grant)
     return _answer(200, vended.to_json(), {"Pragma": "no-cache"})
 
 
@@ -173,7 +172,7 @@ def _refuse(error: BrokerError, grant: str, caller_arn: str) -> dict[str, object
         "token refused",
         extra={"grant": grant[:64], "caller": caller_arn, "reason": code, "cause": str(error)},
     )
-    _count("VendRefused", reason=code)
+    emit(SERVICE, {"VendRefused": 1}, reason=code)
     retry_after = error.retry_after if isinstance(error, NoLiveToken) else None
     return _error(status, code, str(error), retry_after)
 
@@ -185,7 +184,8 @@ def _refuse_for_fault(error: Exception, grant: str, caller_arn: str) -> dict[str
         "token not vended for a fault",
         extra={"grant": grant[:64], "caller": caller_arn, "reason": reason, "cause": cause},
     )
-    _count("VendRefused", reason=reason)
+    emit(SERVICE, {"VendRefused": 1}, reason=reason)
+    emit(SERVICE, {"VendFault": 1})
     return _error(503, "temporarily_unavailable", "the token cannot be read now", RETRY_AFTER)
 
 
@@ -209,11 +209,3 @@ def _answer(status: int, body: str, headers: Mapping[str, str]) -> dict[str, obj
         "headers": {"Content-Type": "application/json", "Cache-Control": "no-store", **headers},
         "body": body,
     }
-
-
-def _count(name: str, **dimensions: str) -> None:
-    metrics = EphemeralMetrics(namespace=NAMESPACE, service=SERVICE)
-    for dimension, value in dimensions.items():
-        metrics.add_dimension(dimension, value)
-    metrics.add_metric(name, MetricUnit.Count, 1)
-    metrics.flush_metrics()

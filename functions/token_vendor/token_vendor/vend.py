@@ -106,6 +106,8 @@ class Vendor:
         if grant.callers is not None and not is_allowed(request.caller_arn, grant.callers):
             raise CallerNotAllowed
         token = self._current(request.grant, request.min_ttl)
+        if token and not set(token.scope) <= set(grant.scope):
+            token = None  # it can do more than the grant, which has been narrowed, may
         left = token.time_left(self.now()) if token else timedelta()
         if token is None or left <= timedelta():
             raise NoLiveToken("there is no live token", retry_after=RETRY_AFTER)

@@ -8,12 +8,21 @@ from botocore.exceptions import BotoCoreError, ClientError
 from token_broker.errors import BrokerError
 
 CLIENT_CONFIG: Final = Config(
-    connect_timeout=2,
-    read_timeout=5,
-    retries={"mode": "standard", "total_max_attempts": 3},
-    max_pool_connections=16,
+    connect_timeout=1,
+    read_timeout=3,
+    retries={"mode": "legacy", "total_max_attempts": 4},
+    max_pool_connections=32,
 )
-"""Seconds; a call that hangs must leave an invocation time for the others."""
+"""Seconds; a call that hangs must leave an invocation time for the others.
+
+Not the standard or adaptive mode: they draw each retry from a quota that a long-lived
+environment uses up after hours of faults, and then retry nothing any more.
+"""
+
+WRITER_CONFIG: Final = CLIENT_CONFIG.merge(
+    Config(read_timeout=5, retries={"mode": "legacy", "total_max_attempts": 6})
+)
+"""More patient: PutParameter's quota is a few writes per second."""
 
 
 def describe_fault(error: Exception) -> tuple[str, str]:

@@ -7,7 +7,7 @@ The file is part of the deployed layer. The build refuses a faulty one (see
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -15,8 +15,17 @@ from token_broker.callers import pattern_fault
 from token_broker.models import is_scope_token
 
 GRANTS_FILE: Final = Path(__file__).resolve().parent.parent / "grants.toml"
+DEFAULT_CONNECTION: Final = "default"
+"""The connection of the template's own parameters: TokenUrl and the secret it creates."""
+
 _UNKNOWN_KEYS_REFUSED: Final = {"extra": "forbid"}
-_GRANT_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_NAME_RULE: Final = (
+    "is not a lower-case letter followed by up to 62 lower-case letters, digits, '-' or '_'"
+)
+_TOKEN_URL: Final = re.compile(
+    r"(https://[^\s/?#@]+|http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?)(/[^\s?#]*)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,7 @@ class Grant:
     Attributes:
         scope: the Enable scopes of its token, in the order of the file.
         callers: ARN patterns of the second lock; None leaves the decision to IAM alone.
+        connection: which Enable credentials and token endpoint its token comes from.
 
     Raises:
         ValueError: a value is malformed; the message says which and why.
@@ -35,6 +45,7 @@ class Grant:
     _: KW_ONLY
     scope: tuple[str, ...]
     callers: tuple[str, ...] | None = None
+    connection: str = DEFAULT_CONNECTION
 
     def __post_init__(self) -> None:
         """Check what types alone cannot say."""
@@ -56,42 +67,83 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Connection:
+    """Another Enable instance; its secret is `{StackName}/connections/{name}`.
+
+    Raises:
+        ValueError: the URL is not https (http for loopback hosts only), or has a user, a
+            query or a fragment.
+    """
+
+    __pydantic_config__: ClassVar = _UNKNOWN_KEYS_REFUSED
+    _: KW_ONLY
+    token_url: str
+
+    def __post_init__(self) -> None:
+        """Check what types alone cannot say."""
+        if not _TOKEN_URL.fullmatch(self.token_url):
+            raise ValueError(
+                "token_url is not an https URL without user, query or fragment "
+                "(http for loopback hosts only)"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class GrantsFile:
     """The whole of grants.toml.
 
     Raises:
-        ValueError: a grant's name is malformed, or there is none.
+        ValueError: a name is malformed, there is no grant, or one names no connection.
     """
 
     __pydantic_config__: ClassVar = _UNKNOWN_KEYS_REFUSED
     _: KW_ONLY
     grants: dict[str, Grant]
+    connections: dict[str, Connection] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the names, which become part of parameter names and URLs."""
+        """Check the names, which become part of parameter names, secret names and URLs."""
         if not self.grants:
             raise ValueError("there is no [grants.…] table; the broker would have nothing to do")
-        for name in self.grants:
-            if not _GRANT_NAME.fullmatch(name):
+        for kind, names in (("grant", self.grants), ("connection", self.connections)):
+            for name in names:
+                if not _NAME.fullmatch(name):
+                    raise ValueError(f"the {kind}'s name {name!r} {_NAME_RULE}")
+        if DEFAULT_CONNECTION in self.connections:
+            raise ValueError(
+                "[connections.default] is the template's own; set its TokenUrl parameter instead"
+            )
+        known = {DEFAULT_CONNECTION, *self.connections}
+        for name, grant in self.grants.items():
+            if grant.connection not in known:
                 raise ValueError(
-                    f"the grant's name {name!r} is not a lower-case letter followed by up to 62 "
-                    "lower-case letters, digits, '-' or '_'"
+                    f"grants.{name}: there is no [connections.{grant.connection}] table"
                 )
 
 
-def load_grants(file: Path = GRANTS_FILE) -> Mapping[str, Grant]:
-    """The grants of a file that the build has checked, by name.
+def load_grants_file(file: Path = GRANTS_FILE) -> GrantsFile:
+    """A file that the build has checked.
 
     Raises:
         ValueError, TypeError, KeyError: the file never went through the build's check.
     """
-    tables = tomllib.loads(file.read_text(encoding="utf-8"))["grants"]
+    document = tomllib.loads(file.read_text(encoding="utf-8"))
     return GrantsFile(
         grants={
             name: Grant(
                 scope=tuple(table["scope"]),
                 callers=tuple(table["callers"]) if "callers" in table else None,
+                connection=table.get("connection", DEFAULT_CONNECTION),
             )
-            for name, table in tables.items()
-        }
-    ).grants
+            for name, table in document["grants"].items()
+        },
+        connections={
+            name: Connection(token_url=table["token_url"])
+            for name, table in document.get("connections", {}).items()
+        },
+    )
+
+
+def load_grants(file: Path = GRANTS_FILE) -> Mapping[str, Grant]:
+    """The grants of a file that the build has checked, by name; raises as the above."""
+    return load_grants_file(file).grants

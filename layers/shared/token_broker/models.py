@@ -93,8 +93,8 @@ class OAuthError:
     """
 
     error: str
-    error_description: str | None = field(default=None, repr=False)
-    error_uri: str | None = field(default=None, repr=False)
+    error_description: object = field(default=None, repr=False)
+    error_uri: object = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +102,11 @@ class StoredToken:
     """A live token as Parameter Store keeps it.
 
     `issued_at` and `expires_at` are aware UTC times in whole seconds.
+
+    Attributes:
+        secret_version: the version of the client secret that it was issued for; empty in
+            records that do not say.
+        parameter_version: of the parameter it was read from, 0 if it was not; not stored.
     """
 
     access_token: str = field(repr=False)
@@ -109,6 +114,8 @@ class StoredToken:
     scope: tuple[str, ...]
     issued_at: datetime
     expires_at: datetime
+    secret_version: str = ""
+    parameter_version: int = field(default=0, compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -132,16 +139,24 @@ class StoredToken:
                 "scope": " ".join(self.scope),
                 "issued_at": rfc3339(self.issued_at),
                 "expires_at": rfc3339(self.expires_at),
+                "secret_version": self.secret_version,
             }
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str, *, parameter_version: int = 0) -> Self:
         """Read a parameter's value.
 
         Raises:
             CorruptStoredToken: it is not what `to_json` writes.
         """
+        token = cls._parse(text, parameter_version)
+        if token is None:  # raised here, so that no cause or context holds the text
+            raise CorruptStoredToken("the parameter holds no stored token")
+        return token
+
+    @classmethod
+    def _parse(cls, text: str, parameter_version: int) -> Self | None:
         try:
             record = json.loads(text)
             token = cls(
@@ -150,16 +165,18 @@ class StoredToken:
                 scope=tuple(_text(record, "scope").split(" ")),
                 issued_at=_utc(_text(record, "issued_at")),
                 expires_at=_utc(_text(record, "expires_at")),
+                secret_version=_text({"secret_version": "", **record}, "secret_version"),
+                parameter_version=parameter_version,
             )
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise CorruptStoredToken("the parameter holds no stored token") from None
-        if not _VISIBLE_ASCII.fullmatch(token.access_token) or token.token_type != "Bearer":
-            raise CorruptStoredToken("the parameter holds no bearer token")
-        if not all(map(is_scope_token, token.scope)):
-            raise CorruptStoredToken("the parameter's scope is malformed")
-        if token.expires_at <= token.issued_at:
-            raise CorruptStoredToken("the parameter's token ends before it begins")
-        return token
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            return None
+        is_sound = (
+            _VISIBLE_ASCII.fullmatch(token.access_token) is not None
+            and token.token_type == "Bearer"
+            and all(map(is_scope_token, token.scope))
+            and token.issued_at < token.expires_at
+        )
+        return token if is_sound else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Reading settings from an environment, refusing what is missing or out of range."""
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -23,7 +24,20 @@ def seconds(environ: Mapping[str, str], name: str, *, least: int, most: int) -> 
     Raises:
         ConfigurationError: it is missing, not a whole number, or out of range.
     """
+    return timedelta(
+        seconds=whole_number(environ, name, least=least, most=most, unit=" of seconds")
+    )
+
+
+def whole_number(
+    environ: Mapping[str, str], name: str, *, least: int, most: int, unit: str = ""
+) -> int:
+    """A variable that must hold a whole number within a range.
+
+    Raises:
+        ConfigurationError: it is missing, not a whole number, or out of range.
+    """
     value = text(environ, name)
-    if not (value.isascii() and value.isdigit()) or not least <= int(value) <= most:
-        raise ConfigurationError(f"{name} is not a whole number of seconds from {least} to {most}")
-    return timedelta(seconds=int(value))
+    if not re.fullmatch("[0-9]{1,9}", value) or not least <= int(value) <= most:
+        raise ConfigurationError(f"{name} is not a whole number{unit} from {least} to {most}")
+    return int(value)

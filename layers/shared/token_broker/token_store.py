@@ -7,6 +7,7 @@ makes the 101st write fail.
 
 from typing import TYPE_CHECKING
 
+from token_broker.errors import CorruptStoredToken
 from token_broker.models import StoredToken
 
 if TYPE_CHECKING:
@@ -34,21 +35,55 @@ class ParameterTokenStore:
             CorruptStoredToken: the parameter holds something else.
             botocore.exceptions.ClientError, BotoCoreError: Parameter Store said no.
         """
-        try:
-            answer = self._ssm.get_parameter(Name=f"{self._prefix}/{grant}", WithDecryption=True)
-        except self._ssm.exceptions.ParameterNotFound:
-            return None
-        return StoredToken.from_json(answer["Parameter"]["Value"])
+        return self._read(f"{self._prefix}/{grant}")
 
-    def write(self, grant: str, token: StoredToken) -> None:
-        """Replace the stored token of a grant.
+    def replace(
+        self, grant: str, token: StoredToken, *, replaced: StoredToken | None
+    ) -> StoredToken:
+        """Store a token, unless another run has meanwhile stored one that expires later.
 
-        Intelligent-Tiering, because a token of many scopes may pass the standard tier's 4 KB.
+        Parameter Store has no conditional write. So the write's version tells whether
+        somebody else wrote between the read of `replaced` and this write; if so, the one
+        that expires later is put back.
+
+        Args:
+            grant: whose token it is.
+            token: the new one.
+            replaced: what was stored when this run looked; None if nothing was.
+
+        Returns:
+            The token that is stored now.
 
         Raises:
             botocore.exceptions.ClientError, BotoCoreError: Parameter Store said no.
         """
-        self._ssm.put_parameter(
+        version = self.write(grant, token)
+        expected = replaced.parameter_version + 1 if replaced else 1
+        if version == expected:
+            return token
+        try:
+            between = self._read(f"{self._prefix}/{grant}:{version - 1}")
+        except CorruptStoredToken:
+            between = None
+        if between is None or set(between.scope) != set(token.scope):
+            return token
+        if between.expires_at <= token.expires_at:
+            return token
+        self.write(grant, between)
+        return between
+
+    def write(self, grant: str, token: StoredToken) -> int:
+        """Replace the stored token of a grant, whatever it is.
+
+        Intelligent-Tiering, because a token of many scopes may pass the standard tier's 4 KB.
+
+        Returns:
+            The parameter's new version.
+
+        Raises:
+            botocore.exceptions.ClientError, BotoCoreError: Parameter Store said no.
+        """
+        return self._ssm.put_parameter(
             Name=f"{self._prefix}/{grant}",
             Description=f"Enable access token of the grant {grant}; written by the token broker",
             Value=token.to_json(),
@@ -56,4 +91,14 @@ class ParameterTokenStore:
             KeyId=self._key_id,
             Tier="Intelligent-Tiering",
             Overwrite=True,
-        )
+        )["Version"]
+
+    def _read(self, name: str) -> StoredToken | None:
+        try:
+            parameter = self._ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]
+        except (
+            self._ssm.exceptions.ParameterNotFound,
+            self._ssm.exceptions.ParameterVersionNotFound,
+        ):
+            return None
+        return StoredToken.from_json(parameter["Value"], parameter_version=parameter["Version"])

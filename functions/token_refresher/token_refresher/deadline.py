@@ -1,0 +1,75 @@
+"""Connections that break off at a deadline, whatever drips through them until then.
+
+urllib3's read time-out begins anew with every byte that arrives. Here a timer shuts the
+socket down, so that even an endless header line ends in time.
+"""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, ClassVar, Final
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+_in_use: Final = threading.local()
+"""The connection that the current thread's request is using."""
+
+
+class _RememberedConnection(HTTPConnection):
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        _in_use.connection = self
+        super().request(*args, **kwargs)
+
+
+class _RememberedTlsConnection(HTTPSConnection):
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        _in_use.connection = self
+        super().request(*args, **kwargs)
+
+
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _RememberedConnection
+
+
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _RememberedTlsConnection
+
+
+class PoolManager(urllib3.PoolManager):
+    """A pool whose requests can be held to a deadline."""
+
+    _classes: ClassVar = {"http": _HttpPool, "https": _HttpsPool}
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.pool_classes_by_scheme = self._classes
+
+
+@contextmanager
+def deadline(limit: timedelta) -> Iterator[threading.Event]:
+    """Break off the request that this thread makes within the block, after `limit`.
+
+    Yields:
+        An event that is set once the deadline has passed.
+    """
+    _in_use.connection = None
+    passed = threading.Event()
+    state = _in_use.__dict__
+
+    def break_off() -> None:
+        passed.set()
+        connection: HTTPConnection | None = state.get("connection")
+        if connection is not None and connection.sock is not None:
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(limit.total_seconds(), break_off)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield passed
+    finally:
+        timer.cancel()

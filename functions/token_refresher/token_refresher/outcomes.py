@@ -1,0 +1,69 @@
+"""How a refresh run leaves each grant; nothing here holds a token."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """How a run left one grant."""
+
+    RENEWED = "renewed"
+    NOT_DUE = "not_due"
+    UNCHANGED = "unchanged"
+    """The token at hand expires no later than the stored one, which therefore stays."""
+    DEFERRED = "deferred"
+    """No time was left; it is the most urgent of the next run."""
+    WAITING = "waiting"
+    """Not tried because of an earlier refusal; see `holds`."""
+    UNDERWAY = "underway"
+    """Another run is renewing it at this moment."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one grant.
+
+    Attributes:
+        grant: its name.
+        state: how the run left it.
+        scope: of the grant.
+        connection: where its token comes from.
+        issued_at: of the token that is stored now; None if there is none that is known.
+        expires_at: of that token.
+        fingerprint: of that token.
+        secret_version: that it was issued for.
+        secret_stage: of the secret used, if it was not the current one.
+        reason: of a failure or a wait, a short fixed word; otherwise empty.
+        cause: of a failure or a wait, what happened and what to do.
+        retry_at: of a wait, when it ends.
+        attempts: requests made to the token endpoint.
+        is_store_read: whether it is known what is stored.
+    """
+
+    grant: str
+    state: State
+    scope: tuple[str, ...] = ()
+    connection: str = ""
+    issued_at: datetime | None = None
+    expires_at: datetime | None = None
+    fingerprint: str = ""
+    secret_version: str = ""
+    secret_stage: str = ""
+    reason: str = ""
+    cause: str = ""
+    retry_at: datetime | None = None
+    attempts: int = 0
+    is_store_read: bool = True
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether a due token was not renewed, for another reason than lack of time."""
+        return self.state in {State.FAILED, State.WAITING}
+
+
+def causes_of_failure(outcomes: Iterable[Outcome]) -> dict[str, str]:
+    """The cause of each grant that is overdue, by name."""
+    return {outcome.grant: outcome.cause for outcome in outcomes if outcome.is_overdue}

@@ -1,0 +1,465 @@
+"""Renewing the due grants of one connection: what is asked of Enable, and what is kept.
+
+Pure of AWS, HTTP and the environment: clock, store, secrets and endpoint are parameters.
+"""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
+
+from token_broker import expiry
+from token_broker.errors import (
+    ConfigurationError,
+    InvalidTokenResponse,
+    TokenEndpointError,
+    TokenEndpointUnavailable,
+)
+from token_broker.grants import Grant
+from token_broker.models import StoredToken, TokenRequest, fingerprint, rfc3339
+from token_refresher.credentials import CURRENT, FALLBACK_STAGES
+from token_refresher.holds import Hold, Holds, hold_after_refusal, hold_as_asked
+from token_refresher.outcomes import Outcome, State
+from token_refresher.token_endpoint import Issued
+
+TIME_TO_RENEW: Final = timedelta(seconds=5)
+"""A renewal is not begun with less than this left of the invocation."""
+
+MIN_LIFETIME: Final = timedelta(seconds=5)
+"""A new token with no more than this left is as good as expired."""
+
+CONNECTION_REJECTIONS: Final = frozenset(
+    {"invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type"}
+)
+"""OAuth errors that are about the client, not about one grant (RFC 6749 section 5.2)."""
+
+
+class TokenStore(Protocol):
+    """Where the tokens are kept."""
+
+    def read(self, grant: str) -> StoredToken | None:
+        """The stored token, live or not."""
+
+    def replace(
+        self, grant: str, token: StoredToken, *, replaced: StoredToken | None
+    ) -> StoredToken:
+        """Store a token unless a later-expiring one was stored meanwhile; what is stored now."""
+
+    def write(self, grant: str, token: StoredToken) -> int:
+        """Store a token, whatever is stored."""
+
+
+class HoldStore(Protocol):
+    """Where refusals are remembered."""
+
+    def read(self, connection: str, *, version: int = 0) -> Holds:
+        """The holds of a connection, or those of an earlier version."""
+
+    def write(self, connection: str, holds: Holds) -> int:
+        """Replace them; the version that they now have."""
+
+
+class Endpoint(Protocol):
+    """Where the tokens come from."""
+
+    url: str
+
+    def request_token(self, request: TokenRequest, *, time_left: Callable[[], timedelta]) -> Issued:
+        """Ask for a token."""
+
+
+class Secret(Protocol):
+    """One version of a client secret."""
+
+    @property
+    def version_id(self) -> str:
+        """The id of the version."""
+
+    @property
+    def stage(self) -> str:
+        """The staging label it was read by."""
+
+    def request(self, scope: tuple[str, ...]) -> TokenRequest:
+        """The request for a scope."""
+
+
+class Secrets(Protocol):
+    """The client secrets of all connections."""
+
+    def connection_of(self, secret: str) -> str | None:
+        """Which connection a secret's ARN or name belongs to."""
+
+    def read(self, connection: str, stage: str = CURRENT) -> Secret | None:
+        """A version of a connection's secret."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A grant as a run found it in the store.
+
+    Attributes:
+        name: of the grant.
+        grant: its scope and connection.
+        token: what is stored, if it is for that scope.
+        is_corrupt: the parameter holds something that the broker did not write.
+    """
+
+    name: str
+    grant: Grant
+    token: StoredToken | None = None
+    is_corrupt: bool = False
+
+    def outcome(self, state: State, token: StoredToken | None = None, **facts: Any) -> Outcome:
+        """An outcome that leaves `token` stored, or else what was found."""
+        token = token or self.token
+        outcome = Outcome(
+            grant=self.name,
+            state=state,
+            scope=self.grant.scope,
+            connection=self.grant.connection,
+            reason="corrupt_parameter" if self.is_corrupt else "",
+            issued_at=token.issued_at if token else None,
+            expires_at=token.expires_at if token else None,
+            fingerprint=token.fingerprint if token else "",
+            secret_version=token.secret_version if token else "",
+        )
+        return replace(outcome, **facts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What a connection's renewal works with.
+
+    Attributes:
+        store: where the tokens are kept.
+        holds: where refusals are remembered.
+        secrets: the client secrets.
+        endpoint: the connection's token endpoint.
+        now: the clock, aware UTC.
+        time_left: what is left of the invocation.
+        describe_fault: names a failure of AWS or of ours: (reason, cause).
+        parallelism: renewals at a time.
+    """
+
+    store: TokenStore
+    holds: HoldStore
+    secrets: Secrets
+    endpoint: Endpoint
+    now: Callable[[], datetime]
+    time_left: Callable[[], timedelta]
+    describe_fault: Callable[[Exception], tuple[str, str]]
+    parallelism: int
+
+
+class ConnectionRun:
+    """One run over the due grants of one connection.
+
+    The most urgent grant goes first and alone: if Enable rejects the client itself, the
+    others are not asked for, so that a rejected connection costs one request, not one per
+    grant. Then the rest are renewed in parallel.
+
+    Args:
+        connection: its name.
+        tools: what to work with.
+        force: replace stored tokens by any validated one, and wait for no hold.
+    """
+
+    def __init__(self, connection: str, tools: Tools, *, force: bool) -> None:
+        self._connection = connection
+        self._tools = tools
+        self._force = force
+        self._lock = threading.Lock()
+        self._known = Holds()
+        self._holds = Holds()
+        self._secret: Secret | None = None
+        self._current_version = ""
+        self._is_blind = False
+        """The holds could not be read, so that no version tells who claimed first."""
+
+    def renew(self, due: list[Found], *, is_recheck: bool = False) -> list[Outcome]:
+        """Renew grants, in the order of their urgency.
+
+        Args:
+            due: what to renew, most urgent first.
+            is_recheck: the secret has just changed: renew only those whose token is of
+                another version, and wait for no hold.
+
+        Returns:
+            One outcome for each.
+        """
+        is_patient = not (self._force or is_recheck)
+        self._known = self._holds = self._read_holds()
+        if is_patient and self._known.is_claimed(self._tools.now()):
+            return [found.outcome(State.UNDERWAY) for found in due]
+        try:
+            self._secret = self._tools.secrets.read(self._connection)
+        except Exception as error:
+            return [self._fault(found, error) for found in due]
+        if self._secret is None:
+            raise AssertionError("a current version is read or refused")
+        self._current_version = self._secret.version_id
+        fresh: list[Found] = []
+        if is_recheck:
+            fresh = [f for f in due if f.token and f.token.secret_version == self._current_version]
+            due = [found for found in due if found not in fresh]
+        held: dict[str, Hold] = {}
+        if is_patient:
+            held = {found.name: hold for found in due if (hold := self._hold_on(found))}
+        else:
+            self._holds = replace(self._holds, connection=None)
+        todo = [found for found in due if found.name not in held]
+        return [
+            *(found.outcome(State.NOT_DUE) for found in fresh),
+            *(_wait(found, held[found.name]) for found in due if found.name in held),
+            *self._renew_claimed(todo, is_patient=is_patient),
+        ]
+
+    def _renew_claimed(self, todo: list[Found], *, is_patient: bool) -> list[Outcome]:
+        """Renew grants that nothing holds back, telling other runs meanwhile."""
+        if not todo:
+            return []
+        try:
+            is_ours = self._claim() or not is_patient
+        except Exception:
+            is_ours = True  # a token matters more than a request saved
+        if not is_ours:
+            return [found.outcome(State.UNDERWAY) for found in todo]
+        try:
+            return list(self._renew_unheld(todo))
+        finally:
+            self._release()
+
+    def _claim(self) -> bool:
+        """Tell other runs that this one is at it.
+
+        Returns:
+            Whether it is: of runs that read the same holds, the one whose claim is the very
+            next version. A lost answer makes botocore write again, hence the look at whose
+            claim that version is.
+        """
+        holds, known, run_id = self._tools.holds, self._known, uuid.uuid4().hex[:12]
+        claim = replace(known, claimed_at=self._tools.now(), claimed_by=run_id)
+        version = holds.write(self._connection, claim)
+        if self._is_blind or version == known.version + 1:
+            return True
+        if holds.read(self._connection, version=known.version + 1).claimed_by == run_id:
+            return True
+        before = holds.read(self._connection, version=version - 1)
+        if not before.is_claimed(self._tools.now()):  # that run has ended meanwhile
+            holds.write(self._connection, before)
+        return False
+
+    def _renew_unheld(self, todo: list[Found]) -> Iterable[Outcome]:
+        if not todo:
+            return []
+        # After a refusal another grant goes first: one that is refused alone must not
+        # make the connection look refused for ever.
+        refusals = self._known.connection.refusals if self._known.connection else 0
+        first = todo.pop(refusals % len(todo))
+        outcome, is_rejected = self._go_first(first)
+        if is_rejected:
+            others = (f.outcome(outcome.state, **_why(outcome), attempts=0) for f in todo)
+            return [outcome, *others]
+        if not todo:
+            return [outcome]
+        with ThreadPoolExecutor(self._tools.parallelism, thread_name_prefix="renew") as threads:
+            return [outcome, *threads.map(self._renew, todo)]
+
+    def _go_first(self, found: Found) -> tuple[Outcome, bool]:
+        """Renew the first grant; when Enable does not know the client, with another secret.
+
+        Returns:
+            Its outcome, and whether the connection as a whole was rejected.
+        """
+        outcome = self._renew(found, is_first=True)
+        current, requests = self._secret, outcome.attempts
+        if outcome.reason == "invalid_client":
+            for secret in self._fallbacks():
+                self._secret = secret
+                outcome = self._renew(found, is_first=True)
+                requests += outcome.attempts
+                if outcome.reason != "invalid_client":
+                    break
+        outcome = replace(outcome, attempts=requests)
+        is_rejected = outcome.reason in CONNECTION_REJECTIONS
+        if is_rejected:
+            self._secret = current
+            hold = hold_after_refusal(
+                self._known.connection,
+                reason=outcome.reason,
+                now=self._tools.now(),
+                depends_on=self._key(),
+                expires_at=outcome.expires_at,
+            )
+            outcome = replace(outcome, retry_at=hold.until)
+            self._holds = replace(self._holds, connection=hold)
+        elif self._holds.connection is self._known.connection and outcome.state is not State.FAILED:
+            self._holds = replace(self._holds, connection=None)
+        return outcome, is_rejected
+
+    def _fallbacks(self) -> Iterable[Secret]:
+        """The other versions of the secret; one that is malformed or unreadable is passed over."""
+        tried = {self._current_version}
+        for stage in FALLBACK_STAGES:
+            try:
+                secret = self._tools.secrets.read(self._connection, stage)
+            except ConfigurationError:
+                continue
+            if secret is not None and secret.version_id not in tried:
+                tried.add(secret.version_id)
+                yield secret
+
+    def _renew(self, found: Found, *, is_first: bool = False) -> Outcome:
+        """Renew one grant; a failure leaves its stored token as it was."""
+        if self._tools.time_left() < TIME_TO_RENEW:
+            return found.outcome(State.DEFERRED)
+        asked_to_wait = self._holds.connection
+        if not is_first and asked_to_wait and asked_to_wait.covers(self._tools.now(), ""):
+            return _wait(found, asked_to_wait)
+        try:
+            return self._ask_and_keep(found)
+        except TokenEndpointError as error:
+            outcome = found.outcome(
+                State.FAILED, reason=error.reason, cause=str(error), attempts=error.attempts
+            )
+            return self._remember(found, outcome, error, is_first=is_first)
+        except Exception as error:
+            return self._fault(found, error)
+
+    def _ask_and_keep(self, found: Found) -> Outcome:
+        secret = self._secret
+        if secret is None:
+            raise AssertionError("read before the first grant")
+        issued = self._tools.endpoint.request_token(
+            secret.request(found.grant.scope), time_left=self._tools.time_left
+        )
+        try:
+            token = accept(issued, scope=found.grant.scope, now=self._tools.now())
+        except InvalidTokenResponse as error:
+            error.attempts = issued.attempts
+            raise
+        token = replace(token, secret_version=secret.version_id)
+        facts: dict[str, Any] = {
+            "attempts": issued.attempts,
+            "secret_stage": "" if secret.stage == CURRENT else secret.stage,
+        }
+        with self._lock:
+            self._holds = self._holds.with_grant(found.name, None)
+        if self._force:
+            self._tools.store.write(found.name, token)
+            return found.outcome(State.RENEWED, token, **facts)
+        if found.token and token.expires_at <= found.token.expires_at:
+            return found.outcome(State.UNCHANGED, **facts)
+        stored = self._tools.store.replace(found.name, token, replaced=found.token)
+        state = State.RENEWED if stored == token else State.UNCHANGED
+        return found.outcome(state, stored, **facts)
+
+    def _remember(
+        self, found: Found, outcome: Outcome, error: TokenEndpointError, *, is_first: bool
+    ) -> Outcome:
+        """Hold back the next try where the same request would meet the same answer."""
+        now = self._tools.now()
+        if isinstance(error, TokenEndpointUnavailable):
+            if error.retry_after is None:
+                return outcome
+            hold = hold_as_asked(reason=error.reason, now=now, retry_after=error.retry_after)
+            with self._lock:
+                self._holds = replace(self._holds, connection=hold)
+            return replace(outcome, retry_at=hold.until)
+        if is_first and error.reason in CONNECTION_REJECTIONS:
+            return outcome
+        hold = hold_after_refusal(
+            self._known.grants.get(found.name),
+            reason=error.reason,
+            now=now,
+            depends_on=self._key(found.grant.scope),
+            expires_at=outcome.expires_at,
+        )
+        with self._lock:
+            self._holds = self._holds.with_grant(found.name, hold)
+        return replace(outcome, retry_at=hold.until)
+
+    def _hold_on(self, found: Found) -> Hold | None:
+        now = self._tools.now()
+        connection, grant = self._known.connection, self._known.grants.get(found.name)
+        if connection and connection.covers(now, self._key()):
+            return connection
+        if grant and grant.covers(now, self._key(found.grant.scope)):
+            return grant
+        return None
+
+    def _key(self, scope: tuple[str, ...] = ()) -> str:
+        """What a refusal depends on: the current secret, the endpoint and the scope."""
+        return fingerprint("\n".join([self._current_version, self._tools.endpoint.url, *scope]))
+
+    def _read_holds(self) -> Holds:
+        """The holds; none where they cannot be read, for a token matters more than a wait."""
+        try:
+            return self._tools.holds.read(self._connection)
+        except Exception:
+            self._is_blind = True
+            return Holds()
+
+    def _release(self) -> None:
+        """Give up the claim and leave the holds for the next run."""
+        try:
+            self._tools.holds.write(
+                self._connection, replace(self._holds, claimed_at=None, claimed_by="")
+            )
+        except Exception:
+            return  # the claim ends by itself, and the next run asks once more than it should
+
+    def _fault(self, found: Found, error: Exception) -> Outcome:
+        reason, cause = self._tools.describe_fault(error)
+        return found.outcome(State.FAILED, reason=reason, cause=cause)
+
+
+def accept(issued: Issued, *, scope: tuple[str, ...], now: datetime) -> StoredToken:
+    """Turn an answer into a token worth storing.
+
+    Raises:
+        InvalidTokenResponse: it ends nowhere or too soon, or is not for the scope asked.
+    """
+    response = issued.response
+    answered = set(response.scope.split(" ")) if response.scope is not None else set(scope)
+    if answered != set(scope):
+        kind = "a narrower" if answered < set(scope) else "another"
+        raise InvalidTokenResponse(
+            f"the token is for {kind} scope than the one asked for", reason="wrong_scope"
+        )
+    expires_at = expiry.expires_at(
+        response.access_token, expires_in=response.lifetime, requested_at=issued.requested_at
+    )
+    if expires_at is None:
+        raise InvalidTokenResponse(
+            "neither expires_in nor the token's own exp says when it expires", reason="no_expiry"
+        )
+    issued_at = issued.requested_at.replace(microsecond=0)
+    if expires_at - max(now, issued_at) <= MIN_LIFETIME:
+        raise InvalidTokenResponse(
+            "the token has expired already, or is about to; compare this clock with Enable's",
+            reason="expired",
+        )
+    return StoredToken(
+        access_token=response.access_token,
+        scope=scope,
+        issued_at=issued_at,
+        expires_at=expires_at,
+    )
+
+
+def _wait(found: Found, hold: Hold) -> Outcome:
+    return found.outcome(
+        State.WAITING,
+        reason=hold.reason,
+        cause=f"refused before ({hold.reason}); asked again at {rfc3339(hold.until)}, "
+        "or at once when the secret or grants.toml changes, or with force",
+        retry_at=hold.until,
+    )
+
+
+def _why(outcome: Outcome) -> Mapping[str, Any]:
+    return {"reason": outcome.reason, "cause": outcome.cause, "retry_at": outcome.retry_at}
