@@ -1,4 +1,4 @@
-"""One deployment of the very template for the whole run, with two grants more."""
+"""One deployment of the very template for the whole run, with some grants more."""
 
 import shutil
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from local.embedded_aws import ACCOUNT, EmbeddedAws
 from local.enable_stand_in import Client, EnableStandIn
 
 LIFETIME = timedelta(seconds=20)
+STANDARD_GRANTS = ("deals", "activity", "users", "reporting", "locked")
 MORE_GRANTS = f"""
 [grants.locked]
 scope = ["read:deals"]
@@ -22,6 +23,13 @@ callers = ["arn:aws:iam::{ACCOUNT}:role/locked-*", "arn:aws:iam::{ACCOUNT}:user/
 
 [grants.forbidden]
 scope = ["read:everything"]
+
+[connections.uat]
+token_url = "{{uat_token_url}}"
+
+[grants.uat-deals]
+scope = ["read:deals"]
+connection = "uat"
 """
 
 
@@ -43,8 +51,18 @@ class Deployed:
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is deployed: the working tree's own files, grants.toml with two grants more."""
+def uat() -> Iterator[EnableStandIn]:
+    """A second Enable instance, with credentials of its own."""
+    client = Client(
+        client_id="uat", client_secret="uat-only", dealtrack_registration_id="uat-registration"
+    )
+    with EnableStandIn(client, token_lifetime=LIFETIME) as stand_in:
+        yield stand_in
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory, uat: EnableStandIn) -> Path:
+    """What is deployed: the working tree's own files, grants.toml with some grants more."""
     folder = tmp_path_factory.mktemp("source")
     ignore = shutil.ignore_patterns("__pycache__")
     for name in ("layers", "functions"):
@@ -54,7 +72,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "requirements", folder / "requirements")
     (folder / ".venv").symlink_to(ROOT / ".venv")
     with (folder / "layers/shared/grants.toml").open("a") as grants:
-        grants.write(MORE_GRANTS)
+        grants.write(MORE_GRANTS.format(uat_token_url=uat.token_url))
     return folder
 
 
@@ -90,10 +108,7 @@ def renewed(deployed: Deployed, enable_client: Client) -> Deployed:
     """The deployment once the schedule, and nothing else, has brought the first tokens."""
     deployed.stack.store_secret(enable_client)
     wait_until(
-        lambda: all(
-            deployed.stack.stored_since(grant)
-            for grant in ("deals", "activity", "users", "reporting", "locked")
-        ),
+        lambda: all(deployed.stack.stored_since(grant) for grant in STANDARD_GRANTS),
         seconds=30,
         what="the schedule to renew the grants",
     )

@@ -25,7 +25,7 @@ def test_caller_gets_503_with_retry_after_before_the_first_token(deployed: Deplo
 def test_refresh_names_the_unfilled_secret(deployed: Deployed):
     error = deployed.stack.refresh({})
     assert "the secret has not been filled in yet" in str(error["errorMessage"])
-    assert deployed.stack.outputs["ClientSecretArn"] in str(error["errorMessage"])
+    assert "/connections/default" in str(error["errorMessage"])
     assert deployed.enable.token_requests == ()
 
 

@@ -35,7 +35,14 @@ def test_schedule_event_renews_every_missing_token_once(account: Account, enable
 def test_stored_token_has_the_documented_shape(account: Account, enable: EnableStandIn):
     refresh(event("forced_refresh"), CONTEXT)
     stored = account.stored("deals")
-    assert set(stored) == {"access_token", "token_type", "scope", "issued_at", "expires_at"}
+    assert set(stored) == {
+        "access_token",
+        "token_type",
+        "scope",
+        "issued_at",
+        "expires_at",
+        "secret_version",
+    }
     assert stored["access_token"] in enable.issued_tokens()
     assert stored["scope"] == "read:deals"
     left = datetime.fromisoformat(stored["expires_at"]) - datetime.now(UTC)
@@ -47,7 +54,8 @@ def test_rejected_secret_leaves_the_stored_token_and_names_the_cause(
 ):
     refresh({}, CONTEXT)
     before = account.stored("deals")
-    account.set_secret(secret_json(replace(enable_client, client_secret="wrong")))
+    for wrong in ("wrong", "wrong as well"):  # so that the previous version is wrong, too
+        account.set_secret(secret_json(replace(enable_client, client_secret=wrong)))
     with pytest.raises(RenewalFailed, match=r"deals, .*reporting: .*invalid_client \(HTTP 401\)"):
         refresh({"force": True}, CONTEXT)
     assert account.stored("deals") == before

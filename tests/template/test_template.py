@@ -73,7 +73,7 @@ def test_development_folders_are_the_templates_code_uris():
     resources = template()["Resources"]
     uris = [resources[f]["Properties"]["CodeUri"] for f in FUNCTIONS]
     uris.append(resources["SharedLayer"]["Properties"]["ContentUri"])
-    assert sorted([*uris, "."]) == sorted(folders)
+    assert sorted([*uris, "clients/python", "."]) == sorted(folders)
     assert all((ROOT / uri).is_dir() for uri in uris)
 
 
@@ -143,10 +143,12 @@ def test_every_use_of_the_key_is_bound_to_a_service_and_an_encryption_context():
         "Fn::Sub": "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:"
         "parameter/enable-tokens/${AWS::StackName}/*"
     }
+    secrets = {
+        "Fn::Sub": "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:"
+        "secret:${AWS::StackName}/connections/*"
+    }
     contexts = {
-        "secretsmanager": {
-            "kms:EncryptionContext:SecretARN": {"Fn::GetAtt": ["ClientSecret", "Id"]}
-        },
+        "secretsmanager": {"kms:EncryptionContext:SecretARN": secrets},
         "ssm": {"kms:EncryptionContext:PARAMETER_ARN": parameters},
     }
     found = []
