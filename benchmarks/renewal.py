@@ -1,0 +1,131 @@
+"""Renewing many due grants at once: how close to the ideal, and how much memory.
+
+The refresh function's own wiring, in a process of its own, against the embedded AWS and the
+stand-in for Enable, which takes 200 ms for each token. The ideal is the time that the
+upstream latency alone takes: grants ÷ parallelism × latency.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from local.embedded_aws import ACCOUNT, EmbeddedAws
+from local.enable_stand_in import Client, EnableStandIn
+
+LATENCY: Final = timedelta(milliseconds=200)
+PARALLELISM: Final = 8
+SCOPES: Final = frozenset(f"read:area-{number}" for number in range(500))
+
+_CHILD: Final = """
+import json, resource, sys, time
+from dataclasses import replace
+from datetime import timedelta
+from token_broker.grants import Grant
+from token_refresher import app
+from token_refresher.refresh_request import RefreshRequest
+
+count = int(sys.argv[1])
+grants = {f"grant-{n}": Grant(scope=(f"read:area-{n}",)) for n in range(count)}
+refresher = replace(app._refresher(), grants=grants)
+began = time.perf_counter()
+outcomes = refresher.run(RefreshRequest(), time_left=lambda: timedelta(minutes=5))
+seconds = time.perf_counter() - began
+renewed = sum(outcome.state == "renewed" for outcome in outcomes)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": seconds, "renewed": renewed, "peak_mb": peak}))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """One measured run.
+
+    Attributes:
+        grants: how many were due.
+        seconds: how long it took, the function's start not counted.
+        ideal_seconds: what the upstream latency alone takes.
+        peak_mb: the process's peak memory, in MiB.
+        requests: token requests made.
+    """
+
+    grants: int
+    seconds: float
+    ideal_seconds: float
+    peak_mb: float
+    requests: int
+
+    @property
+    def ratio(self) -> float:
+        """Measured by ideal."""
+        return self.seconds / self.ideal_seconds
+
+
+def measure(grants: int) -> Renewal:
+    """Renew so many grants, none of which has a token.
+
+    Raises:
+        RuntimeError: not all were renewed.
+    """
+    client = Client(
+        client_id="bench",
+        client_secret="bench-secret",
+        dealtrack_registration_id="bench",
+        permitted_scopes=SCOPES,
+    )
+    with EnableStandIn(client) as enable, EmbeddedAws() as aws:
+        enable.latency = LATENCY
+        administrator = aws.administrator(ACCOUNT)
+        key = administrator.client("kms").create_key()["KeyMetadata"]["Arn"]
+        administrator.client("secretsmanager").create_secret(
+            Name="bench/connections/default",
+            SecretString=json.dumps(
+                {
+                    "client_id": client.client_id,
+                    "client_secret": client.client_secret,
+                    "dealtrack_registration_id": client.dealtrack_registration_id,
+                }
+            ),
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", _CHILD, str(grants)],
+            env={
+                "PATH": os.environ["PATH"],
+                "AWS_ENDPOINT_URL": aws.endpoint_url,
+                "AWS_ACCESS_KEY_ID": ACCOUNT,
+                "AWS_SECRET_ACCESS_KEY": "any",
+                "AWS_DEFAULT_REGION": "eu-west-1",
+                "TOKEN_URL": enable.token_url,
+                "SECRET_PREFIX": "bench/connections/",
+                "TOKEN_KEY_ARN": key,
+                "TOKEN_PARAMETER_PREFIX": "/enable-tokens/bench",
+                "REFRESH_AHEAD_SECONDS": "600",
+                "RENEWAL_PARALLELISM": str(PARALLELISM),
+            },
+            cwd=Path(__file__).resolve().parent.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if run.returncode:
+            raise RuntimeError(run.stderr[-2000:])
+        found = json.loads(run.stdout.splitlines()[-1])
+        if found["renewed"] != grants:
+            raise RuntimeError(f"{found['renewed']} of {grants} were renewed")
+        return Renewal(
+            grants=grants,
+            seconds=found["seconds"],
+            ideal_seconds=math.ceil(grants / PARALLELISM) * LATENCY.total_seconds(),
+            peak_mb=found["peak_mb"],
+            requests=len(enable.token_requests),
+        )
+
+
+if __name__ == "__main__":
+    for count in (1, 10, 100, 200, 500):
+        print(measure(count))

@@ -1,0 +1,242 @@
+"""500 refresh runs in simulated time, with a fault in three of ten requests.
+
+The broker's own code, the real botocore with its retries and the real retry loop of the token
+endpoint run over a cloud and an Enable kept in memory; faults are drawn for each single
+request, from the seed and the request's own name, so that threads change nothing.
+"""
+
+import io
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+
+import boto3
+import pytest
+import urllib3
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.config import Config
+from botocore.exceptions import ReadTimeoutError
+
+from token_broker.aws import CLIENT_CONFIG, WRITER_CONFIG, describe_fault
+from token_broker.errors import NoLiveToken
+from token_broker.grants import Grant
+from token_broker.token_store import ParameterTokenStore
+from token_refresher.credentials import SecretReader
+from token_refresher.holds import ParameterHoldStore
+from token_refresher.outcomes import State
+from token_refresher.refresh import Refresher
+from token_refresher.refresh_request import RefreshRequest
+from token_refresher.token_endpoint import TokenEndpoint
+from token_vendor.vend import Vendor, VendRequest
+
+FAULT_RATE = 0.3
+RUNS = 500
+TICK = timedelta(minutes=1)
+LIFETIME = timedelta(minutes=15)
+GRANTS = {name: Grant(scope=(f"read:{name}",)) for name in ("deals", "activity", "users")}
+SECRET = json.dumps({"client_id": "c", "client_secret": "s", "dealtrack_registration_id": "r"})
+
+
+@dataclass
+class World:
+    """Time, chance, AWS and Enable."""
+
+    seed: int
+    now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    parameters: dict[str, list[str]] = field(default_factory=dict)
+    issued: dict[str, datetime] = field(default_factory=dict)
+    drawn: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+
+    def fault(self, request: str, kinds: tuple[str, ...]) -> str | None:
+        """Whether this request, the n-th of its name at this moment, fails, and how."""
+        key = f"{self.seed} {self.now} {request}"
+        self.drawn[key] += 1
+        chance = random.Random(f"{key} {self.drawn[key]}")  # noqa: S311 - reproducible on purpose
+        if chance.random() >= FAULT_RATE:
+            return None
+        kind = chance.choice(kinds)
+        self.faults[kind] += 1
+        return kind
+
+    # AWS, as botocore's before-send hook sees it.
+
+    def answer_aws(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
+        operation = request.headers["X-Amz-Target"].decode().split(".")[-1]
+        asked = json.loads(request.body)
+        name = asked.get("Name", asked.get("SecretId"))
+        kind = self.fault(f"{operation} {name}", ("throttled", "500", "lost", "timeout"))
+        if kind == "throttled":
+            return _aws(request, 400, {"__type": "ThrottlingException", "message": ""})
+        if kind == "500":
+            return _aws(request, 500, {"__type": "InternalServerError", "message": ""})
+        if kind == "timeout":
+            raise ReadTimeoutError(endpoint_url=request.url)
+        answer = self._aws(operation, asked, request)
+        if kind == "lost":  # done, but nobody hears of it
+            raise ReadTimeoutError(endpoint_url=request.url)
+        return answer
+
+    def _aws(
+        self, operation: str, asked: dict[str, str], request: AWSPreparedRequest
+    ) -> AWSResponse:
+        if operation == "GetSecretValue":
+            if asked["VersionStage"] != "AWSCURRENT":
+                return _aws(request, 400, {"__type": "ResourceNotFoundException", "message": ""})
+            return _aws(request, 200, {"SecretString": SECRET, "VersionId": "v" * 32})
+        name, _, version = asked["Name"].partition(":")
+        versions = self.parameters.setdefault(name, [])
+        if operation == "PutParameter":
+            versions.append(asked["Value"])
+            return _aws(request, 200, {"Version": len(versions)})
+        number = int(version or len(versions))
+        if not 1 <= number <= len(versions):
+            return _aws(request, 400, {"__type": "ParameterNotFound", "message": ""})
+        parameter = {"Name": name, "Value": versions[number - 1], "Version": number}
+        return _aws(request, 200, {"Parameter": parameter})
+
+    # Enable, as the token endpoint's connection pool sees it.
+
+    def request(self, _method: str, _url: str, *, body: bytes, **_: object) -> urllib3.HTTPResponse:
+        kind = self.fault(body.decode(), ("503", "reset", "429", "html"))
+        if kind == "reset":
+            raise urllib3.exceptions.ProtocolError("reset")
+        if kind == "503":
+            return _answer(503)
+        if kind == "429":
+            return _answer(429, headers={"Retry-After": "30"})
+        if kind == "html":
+            return _answer(200, "<html>")
+        token = f"token-{len(self.issued)}"
+        self.issued[token] = self.now + LIFETIME
+        answer = {"access_token": token, "token_type": "bearer", "expires_in": 900}
+        return _answer(200, json.dumps(answer))
+
+
+def _answer(
+    status: int, body: str = "", headers: dict[str, str] | None = None
+) -> urllib3.HTTPResponse:
+    return urllib3.HTTPResponse(
+        io.BytesIO(body.encode()), headers, status=status, preload_content=False
+    )
+
+
+def _aws(request: AWSPreparedRequest, status: int, body: dict[str, object]) -> AWSResponse:
+    headers = {"Content-Type": "application/x-amz-json-1.1"}
+    return AWSResponse(request.url, status, headers, _answer(status, json.dumps(body)))
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """Retries happen at once: waiting is not what is tried here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.endpoint.time.sleep", lambda _seconds: None)
+        yield
+
+
+def _client(world: World, service: str, config: Config):
+    client = boto3.client(
+        service,
+        region_name="eu-west-1",
+        aws_access_key_id="AKIA",
+        aws_secret_access_key="any",
+        config=config,
+    )
+    client.meta.events.register("before-send", world.answer_aws)
+    return client
+
+
+@cache
+def played(seed: int) -> tuple[World, Counter[str]]:
+    with _no_waiting():
+        return play(seed)
+
+
+def play(seed: int) -> tuple[World, Counter[str]]:
+    """One storm; counts what callers got and how runs left the grants."""
+    world = World(seed)
+    counts: Counter[str] = Counter()
+    prefix = "/enable-tokens/simulation"
+    ssm = _client(world, "ssm", WRITER_CONFIG)
+    refresher = Refresher(
+        grants=GRANTS,
+        endpoints={
+            "default": TokenEndpoint(
+                "https://enable.invalid/oauth2/token",
+                pool=world,
+                now=lambda: world.now,
+                sleep=lambda _seconds: None,
+            )
+        },
+        store=ParameterTokenStore(ssm, prefix=prefix, key_id="key"),
+        holds=ParameterHoldStore(ssm, prefix=prefix),
+        secrets=SecretReader(
+            _client(world, "secretsmanager", CLIENT_CONFIG), prefix="simulation/connections/"
+        ),
+        refresh_ahead=timedelta(minutes=10),
+        parallelism=8,
+        describe_fault=describe_fault,
+        now=lambda: world.now,
+    )
+    vendors = [
+        Vendor(
+            grants=GRANTS,
+            store=ParameterTokenStore(_client(world, "ssm", CLIENT_CONFIG), prefix=prefix),
+            cache_window=timedelta(seconds=60),
+            on_read_fault=lambda _error: None,
+            now=lambda: world.now,
+        )
+        for _ in range(2)
+    ]
+    had = set()
+    for _ in range(RUNS):
+        outcomes = refresher.run(RefreshRequest(), time_left=lambda: timedelta(seconds=50))
+        counts.update(outcome.state for outcome in outcomes)
+        for _ in range(4):
+            world.now += TICK / 4
+            for number, vendor in enumerate(vendors):
+                for grant in GRANTS:
+                    try:
+                        token = vendor.vend(VendRequest(grant=grant, caller_arn="arn"))
+                    except NoLiveToken:
+                        counts["503"] += (number, grant) in had
+                    except Exception:
+                        counts["fault"] += (number, grant) in had
+                    else:
+                        had.add((number, grant))
+                        counts["vended"] += 1
+                        counts["expired"] += world.issued[token.access_token] <= world.now
+    return world, counts
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_caller_ever_gets_an_expired_token_or_a_503(seed: int):
+    world, counts = played(seed)
+    assert counts["expired"] == 0
+    assert counts["503"] == 0
+    assert counts["fault"] == 0
+    assert counts["vended"] > 0.99 * RUNS * 4 * 2 * len(GRANTS)
+    assert set(world.faults) == {
+        "throttled",
+        "500",
+        "lost",
+        "timeout",
+        "503",
+        "reset",
+        "429",
+        "html",
+    }
+    assert counts[State.FAILED] > 10  # it was a storm
+
+
+def test_storm_is_reproducible_from_its_seed():
+    first = played(1)
+    with _no_waiting():
+        again = play(1)
+    assert first[1] == again[1]
+    assert first[0].faults == again[0].faults
