@@ -1,0 +1,35 @@
+"""The caller's side of the Enable token broker: a live Enable token in three lines.
+
+`TokenSource` is all most callers need; `enable_broker_client.requests` and
+`enable_broker_client.httpx` put its token on every request, each with its own extra.
+"""
+
+from enable_broker_client.api import Token, fingerprint
+from enable_broker_client.errors import (
+    BrokerClientError,
+    InvalidRequest,
+    NotAllowed,
+    NotConfigured,
+    NoTokenInTime,
+    UnexpectedAnswer,
+    UnknownGrant,
+)
+from enable_broker_client.source import TokenSource
+from enable_broker_client.transport import Answer, Request, Transport, Urllib3Transport
+
+__all__ = [
+    "Answer",
+    "BrokerClientError",
+    "InvalidRequest",
+    "NoTokenInTime",
+    "NotAllowed",
+    "NotConfigured",
+    "Request",
+    "Token",
+    "TokenSource",
+    "Transport",
+    "UnexpectedAnswer",
+    "UnknownGrant",
+    "Urllib3Transport",
+    "fingerprint",
+]

@@ -1,0 +1,210 @@
+"""The broker's HTTP API as one grant's caller sees it: signs, asks once, reads the answer."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from urllib3.exceptions import HTTPError
+
+from enable_broker_client.errors import (
+    InvalidRequest,
+    NotAllowed,
+    NotNow,
+    UnexpectedAnswer,
+    UnknownGrant,
+)
+from enable_broker_client.signing import Signer
+from enable_broker_client.transport import Answer, Request, Transport
+
+_GRANT: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")  # what a header can carry
+_CODE: Final = re.compile(r"[A-Za-z_]{1,64}")
+_DIGITS: Final = re.compile(r"[0-9]{1,6}")
+
+
+def fingerprint(token: str) -> str:
+    """The first 12 hex digits of a token's SHA-256: its name wherever one is needed."""
+    return hashlib.sha256(token.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """An Enable access token, to be sent as `Authorization: Bearer …`; its repr hides it.
+
+    Attributes:
+        access_token: the secret itself.
+        scope: space-delimited (RFC 6749 section 3.3).
+        expires_at: by the broker's clock, aware.
+    """
+
+    access_token: str = field(repr=False)
+    scope: str
+    expires_at: datetime
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the token in logs."""
+        return fingerprint(self.access_token)
+
+
+class TokenApi:
+    """One grant's two routes.
+
+    Args:
+        url: the stack's `TokenApiUrl`.
+        grant: the grant's name.
+        signer: makes a request's headers.
+        transport: sends a request.
+
+    Raises:
+        ValueError: the URL is not https (or http to this machine), or the grant's name is none.
+    """
+
+    def __init__(self, url: str, grant: str, signer: Signer, transport: Transport) -> None:
+        parts = urlsplit(url)
+        if not parts.hostname or parts.query or parts.fragment or parts.username:
+            raise ValueError("url must be the stack's TokenApiUrl: https://host/stage")
+        if parts.scheme != "https" and not (
+            parts.scheme == "http" and _is_loopback(parts.hostname)
+        ):
+            raise ValueError("url must be https: a token would travel in the clear")
+        if not _GRANT.fullmatch(grant):
+            raise ValueError(f"grant must match {_GRANT.pattern}")
+        self.grant = grant
+        self._url = f"{url.rstrip('/')}/tokens/{grant}"
+        self._signer = signer
+        self._transport = transport
+
+    def vend(self, timeout: float) -> tuple[Token, int]:
+        """Ask for the token once.
+
+        Args:
+            timeout: in seconds.
+
+        Returns:
+            The token, and the whole seconds that it lived on when the broker answered.
+
+        Raises:
+            NotNow: the next attempt may succeed.
+            BrokerClientError: it would not.
+        """
+        answer = self._send("GET", self._url, None, timeout)
+        if answer.status == 200:
+            return _read_token(answer)
+        raise self._refusal(answer)
+
+    def report(self, token_fingerprint: str, timeout: float) -> int:
+        """Tell the broker once that Enable refused a token.
+
+        Returns:
+            The status: 202 or 200, or that of a broker without this route, or of a caller whom
+            IAM does not allow it.
+
+        Raises:
+            NotNow: the broker could not be told, or not be asked to act so soon (429).
+            NotConfigured: the request cannot be signed.
+        """
+        body = json.dumps({"fingerprint": token_fingerprint}).encode()
+        answer = self._send("POST", f"{self._url}/rejection", body, timeout)
+        _raise_if_passing(answer)
+        return answer.status
+
+    def _send(self, method: str, url: str, body: bytes | None, timeout: float) -> Answer:
+        headers = self._signer.headers(method, url, body)
+        request = Request(method=method, url=url, headers=headers, body=body, timeout=timeout)
+        try:
+            return self._transport(request)
+        except (OSError, HTTPError) as error:
+            raise NotNow(f"no answer ({type(error).__name__})") from error
+
+    def _refusal(self, answer: Answer) -> Exception:
+        """What the caller of `vend` is told of an answer without a token."""
+        _raise_if_passing(answer)
+        code = _wire_code(answer)
+        known = {
+            400: (InvalidRequest, "the broker does not understand the request"),
+            403: (NotAllowed, self._why_not_allowed(code)),
+            404: (UnknownGrant, "no such grant"),
+        }
+        leaf, message = known.get(answer.status, (UnexpectedAnswer, "not an answer of the broker"))
+        return leaf(message, grant=self.grant, status=answer.status, code=code)
+
+    def _why_not_allowed(self, code: str) -> str:
+        if code == "access_denied":
+            return "the grant's callers (grants.toml) do not name this caller"
+        if code == "MissingAuthenticationTokenException":
+            return "no such route: is the URL the stack's TokenApiUrl?"
+        if code in {"", "AccessDeniedException"}:
+            stage = urlsplit(self._url).path.split("/")[1]
+            return (
+                "the caller's IAM policy must allow execute-api:Invoke on arn:aws:execute-api:"
+                f"{self._signer.region}:*:{self._signer.api_id}/{stage}/GET/tokens/{self.grant}"
+            )
+        return "the signature was not accepted: check the AWS credentials and this machine's clock"
+
+
+def _is_loopback(hostname: str) -> bool:
+    try:
+        return ip_address(hostname).is_loopback
+    except ValueError:
+        return hostname == "localhost" or hostname.endswith(".localhost")
+
+
+def _raise_if_passing(answer: Answer) -> None:
+    """Raise NotNow for what may be gone at the next attempt: 429 and 5xx."""
+    if answer.status == 429 or answer.status >= 500:
+        retry_after = answer.headers.get("retry-after", "")
+        seconds = int(retry_after) if _DIGITS.fullmatch(retry_after) else 0
+        raise NotNow(f"HTTP {answer.status}", status=answer.status, retry_after=seconds)
+
+
+def _read_object(body: bytes) -> Mapping[str, object]:
+    """The JSON object; empty if there is none. No error, as it would quote the body."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_token(answer: Answer) -> tuple[Token, int]:
+    """Read a 200.
+
+    Raises:
+        NotNow: it holds no token: whoever answered, it was not the broker.
+    """
+    body = _read_object(answer.body)
+    access_token, expires_in = body.get("access_token"), body.get("expires_in")
+    expires_at = _read_time(body.get("expires_at"))
+    if (
+        body.get("token_type") != "Bearer"
+        or not isinstance(access_token, str)
+        or not _TOKEN.fullmatch(access_token)
+        or not isinstance(expires_in, int)
+        or not 0 <= expires_in < 10**9
+        or expires_at is None
+    ):
+        raise NotNow("HTTP 200 without a token", status=200)
+    scope = str(body.get("scope", ""))
+    return Token(access_token=access_token, scope=scope, expires_at=expires_at), expires_in
+
+
+def _read_time(value: object) -> datetime | None:
+    """An RFC 3339 time; None if it is not one."""
+    try:
+        time = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return time if time.tzinfo else None
+
+
+def _wire_code(answer: Answer) -> str:
+    """The broker's own `error`, else the type of API Gateway's; empty if neither is plain."""
+    code = _read_object(answer.body).get("error") or answer.headers.get("x-amzn-errortype", "")
+    return code if isinstance(code, str) and _CODE.fullmatch(code) else ""

@@ -1,0 +1,84 @@
+"""Everything the client can fail with, as one tree.
+
+BrokerClientError
+├── NotConfigured      no AWS credentials, or no region: the deployer mends it
+├── InvalidRequest     400: the broker does not understand the request
+├── NotAllowed         403: IAM, or the grant's `callers`
+├── UnknownGrant       404: no such grant
+├── UnexpectedAnswer   a status that the broker's contract does not have
+├── NoTokenInTime      the retry budget is spent
+└── NotNow             one attempt failed, the next may not; never leaves `TokenSource`
+
+No message holds a token, a key or a signature: each is built from names, numbers and wire
+codes. API Gateway's own text stays out, because it can quote the signed headers.
+"""
+
+
+class BrokerClientError(Exception):
+    """Base of every error that the client raises on purpose."""
+
+
+class NotConfigured(BrokerClientError):
+    """There are no AWS credentials, or no region to sign for."""
+
+
+class _Refused(BrokerClientError):
+    """The broker said no, and would say so again.
+
+    Attributes:
+        grant: the grant that was asked for.
+        status: the HTTP status.
+        code: the wire code: the body's `error`, else API Gateway's error type; may be empty.
+    """
+
+    def __init__(self, message: str, *, grant: str, status: int, code: str) -> None:
+        super().__init__(f"grant {grant}: HTTP {status}{f' ({code})' if code else ''}: {message}")
+        self.grant = grant
+        self.status = status
+        self.code = code
+
+
+class InvalidRequest(_Refused):
+    """The broker does not understand the request."""
+
+
+class NotAllowed(_Refused):
+    """IAM does not allow the call, or the grant's `callers` do not name this caller."""
+
+
+class UnknownGrant(_Refused):
+    """The broker keeps no grant of this name."""
+
+
+class UnexpectedAnswer(_Refused):
+    """The answer is none of the broker's: is the URL the stack's `TokenApiUrl`?"""
+
+
+class NoTokenInTime(BrokerClientError):
+    """The retry budget is spent, and there is still no live token.
+
+    Attributes:
+        grant: the grant that was asked for.
+        last_status: the last HTTP status; None if the last attempt got no answer.
+        reason: what was wrong with the last attempt.
+    """
+
+    def __init__(self, *, grant: str, last_status: int | None, reason: str) -> None:
+        super().__init__(f"grant {grant}: no live token in time; last: {reason}")
+        self.grant = grant
+        self.last_status = last_status
+        self.reason = reason
+
+
+class NotNow(BrokerClientError):
+    """One attempt failed in a way that the next may not.
+
+    Attributes:
+        status: the HTTP status; None without an answer.
+        retry_after: the seconds that a `Retry-After` header asked for; 0 without one.
+    """
+
+    def __init__(self, reason: str, *, status: int | None = None, retry_after: float = 0) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.retry_after = retry_after

@@ -1,0 +1,291 @@
+"""The client against the broker's API on a loopback socket and the stand-in for Enable."""
+
+import asyncio
+import importlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+import urllib3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from enable_broker_client import NotAllowed, NoTokenInTime, TokenSource
+from enable_broker_client.requests import BrokerAuth
+from local.enable_stand_in import Client, EnableStandIn, fingerprint
+
+HOST = "abc123.execute-api.localhost"
+REGION = "eu-west-1"
+CREDENTIALS = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI")
+README = Path(__file__).resolve().parents[2] / "clients" / "python" / "README.md"
+
+
+class Broker(ThreadingHTTPServer):
+    """Mimics the token API: signatures are checked, tokens are the stand-in's own."""
+
+    daemon_threads = True
+
+    def __init__(self, enable: EnableStandIn, client: Client) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.enable = enable
+        self.client = client
+        self.pool = urllib3.PoolManager()
+        self.outage: int | None = None
+        self.calls: list[tuple[str, int]] = []
+        self.renew()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def renew(self) -> None:
+        answer = self.pool.request_encode_body(
+            "POST",
+            self.enable.token_url,
+            encode_multipart=False,
+            fields={
+                "grant_type": "client_credentials",
+                "scope": "read:deals",
+                "client_id": self.client.client_id,
+                "client_secret": self.client.client_secret,
+                "dealtrack_registration_id": self.client.dealtrack_registration_id,
+            },
+        ).json()
+        self.expires_at = time.time() + answer["expires_in"]
+        self.token = answer["access_token"]
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Mapping[str, object]]:
+        if self.outage:
+            return self.outage, {"error": "temporarily_unavailable"}
+        match method, path:
+            case "GET", "/v1/tokens/deals":
+                return 200, {
+                    "access_token": self.token,
+                    "token_type": "Bearer",
+                    "expires_in": int(self.expires_at - time.time()),
+                    "expires_at": datetime.fromtimestamp(self.expires_at, UTC).isoformat(),
+                    "scope": "read:deals",
+                }
+            case "POST", "/v1/tokens/deals/rejection":
+                if json.loads(body)["fingerprint"] != fingerprint(self.token):
+                    return 200, {"status": "replaced"}
+                threading.Timer(0.3, self.renew).start()
+                return 202, {"status": "renewing"}
+        return 404, {"error": "unknown_grant"}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Broker
+
+    def handle_one_call(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if is_signed(self.command, self.server.url[:-3] + self.path, self.headers, body):
+            status, answer = self.server.answer(self.command, self.path, body)
+        else:
+            status, answer = 403, {"message": "Forbidden"}
+        self.server.calls.append((self.command, status))
+        content = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = handle_one_call  # noqa: N815  http.server's names
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def is_signed(method: str, url: str, headers: Mapping[str, str], body: bytes) -> bool:
+    """Sign the request anew, at its own time, and compare."""
+    shown = headers.get("Authorization") or ""
+    if f"Credential={CREDENTIALS.access_key}/" not in shown or headers["Host"] != HOST:
+        return False
+    names = re.search("SignedHeaders=([^,]+)", shown)[1].split(";")
+    again = AWSRequest(method, url, data=body, headers={name: headers[name] for name in names})
+    again.context["timestamp"] = headers["X-Amz-Date"]
+    auth = SigV4Auth(CREDENTIALS, "execute-api", REGION)
+    signature = auth.signature(auth.string_to_sign(again, auth.canonical_request(again)), again)
+    return shown.endswith(f"Signature={signature}")
+
+
+class Session:
+    def __init__(self, credentials: Credentials = CREDENTIALS) -> None:
+        self.credentials = credentials
+
+    def get_credentials(self) -> Credentials:
+        return self.credentials
+
+
+@pytest.fixture
+def broker(enable: EnableStandIn, enable_client: Client) -> Iterator[Broker]:
+    with Broker(enable, enable_client) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+        server.pool.clear()
+
+
+def source_of(broker: Broker, session: Session | None = None, **options: timedelta) -> TokenSource:
+    return TokenSource(
+        broker.url, "deals", session=session or Session(), region=REGION, host=HOST, **options
+    )
+
+
+def in_a_while(seconds: float, do: Callable[[], None]) -> None:
+    threading.Timer(seconds, do).start()
+
+
+def test_token_is_got_with_a_valid_signature_and_good_at_enable(
+    broker: Broker, enable: EnableStandIn
+):
+    token = source_of(broker).token()
+    assert token.access_token == broker.token
+    assert token.expires_at.timestamp() == pytest.approx(broker.expires_at)
+    answer = requests.get(
+        f"{enable.url}/v1/deals",
+        headers={"Authorization": f"Bearer {token.access_token}"},
+        timeout=10,
+    )
+    assert answer.status_code == 200
+
+
+def test_wrong_key_is_not_allowed(broker: Broker):
+    with pytest.raises(NotAllowed):
+        source_of(broker, Session(Credentials("AKIDEXAMPLE", "another"))).get()
+
+
+def test_503_and_then_200_is_a_token(broker: Broker):
+    broker.outage = 503
+    in_a_while(1, lambda: setattr(broker, "outage", None))
+    assert source_of(broker).get() == broker.token
+    assert ("GET", 503) in broker.calls
+    assert broker.calls[-1] == ("GET", 200)
+
+
+def test_broker_that_does_not_listen_is_no_token_in_time(broker: Broker):
+    source = source_of(broker, retry_budget=timedelta(seconds=1))
+    broker.shutdown()
+    broker.server_close()
+    began = time.monotonic()
+    with pytest.raises(NoTokenInTime) as raised:
+        source.get()
+    assert raised.value.last_status is None
+    assert time.monotonic() - began < 3
+
+
+def test_broker_that_hangs_is_given_up_within_the_budget(broker: Broker):
+    answer = broker.answer
+    broker.answer = lambda *request: (time.sleep(4), answer(*request))[1]
+    began = time.monotonic()
+    with pytest.raises(NoTokenInTime, match="Timeout"):
+        source_of(broker, retry_budget=timedelta(seconds=1)).get()
+    assert time.monotonic() - began < 3.5
+
+
+def test_20_callers_over_three_lifetimes_and_an_outage_are_never_refused(
+    broker: Broker, enable: EnableStandIn
+):
+    """Four-second tokens, renewed when half is left, and a broker that is down for a second."""
+    enable.token_lifetime = timedelta(seconds=4)
+    broker.renew()
+    source, url, stop = source_of(broker), f"{enable.url}/v1/deals", time.monotonic() + 13
+    began = time.monotonic()
+
+    def keep_house() -> None:
+        while time.monotonic() < stop:
+            if broker.expires_at - time.time() < 2:
+                broker.renew()
+            broker.outage = 503 if 5 < time.monotonic() - began < 6 else None
+            time.sleep(0.1)
+
+    def call(_: int) -> set[int]:
+        statuses = set()
+        with requests.Session() as session:
+            while time.monotonic() < stop - 1:
+                bearer = {"Authorization": f"Bearer {source.get()}"}
+                statuses.add(session.get(url, headers=bearer).status_code)
+                time.sleep(0.05)
+        return statuses
+
+    with ThreadPoolExecutor(21) as pool:
+        house = pool.submit(keep_house)
+        assert set().union(*pool.map(call, range(20))) == {200}
+        house.result()
+    used = {request.fingerprint for request in enable.api_requests}
+    vended = broker.calls.count(("GET", 200))
+    assert len(used) >= 4
+    assert len(used) <= vended <= len(used) + 5, "a call for each token, and few in vain"
+
+
+@pytest.mark.parametrize("kind", ["requests", "httpx.Client", "httpx.AsyncClient"])
+def test_revoked_token_is_reported_and_replaced_within_the_callers_one_request(
+    broker: Broker, enable: EnableStandIn, kind: str
+):
+    get = {"requests": by_requests, "httpx.Client": by_httpx, "httpx.AsyncClient": by_async_httpx}
+    source, url = source_of(broker), f"{enable.url}/v1/deals"
+    assert get[kind](source, url) == [200]
+    enable.revoke(fingerprint(broker.token))
+    assert get[kind](source, url) == [401, 200]
+    assert get[kind](source, url) == [200]
+    assert broker.calls.count(("POST", 202)) == 1
+
+
+def by_requests(source: TokenSource, url: str) -> list[int]:
+    with requests.Session() as session:
+        session.auth = BrokerAuth(source)
+        response = session.get(url, timeout=10)
+    return [answer.status_code for answer in (*response.history, response)]
+
+
+def by_httpx(source: TokenSource, url: str) -> list[int]:
+    httpx, auth = httpx_and_auth(source)
+    with httpx.Client(auth=auth) as client:
+        response = client.get(url)
+    return [answer.status_code for answer in (*response.history, response)]
+
+
+def by_async_httpx(source: TokenSource, url: str) -> list[int]:
+    async def ask() -> list[int]:
+        httpx, auth = httpx_and_auth(source)
+        async with httpx.AsyncClient(auth=auth) as client:
+            response = await client.get(url)
+        return [answer.status_code for answer in (*response.history, response)]
+
+    return asyncio.run(ask())
+
+
+def httpx_and_auth(source: TokenSource):
+    httpx = pytest.importorskip("httpx")
+    adapter = importlib.import_module("enable_broker_client.httpx")
+    return httpx, adapter.BrokerAuth(source)
+
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["requests", "httpx"])
+def test_example_of_the_readme_works_as_it_stands(
+    broker: Broker, enable: EnableStandIn, capsys: pytest.CaptureFixture[str], example: str
+):
+    pytest.importorskip(example.splitlines()[0].removeprefix("import "))
+    here = example.replace("https://api.deal-track.com", enable.url).replace(
+        "(TOKEN_API_URL, ", "(TOKEN_API_URL, session=SESSION, region=REGION, host=HOST, grant="
+    )
+    names = {"TOKEN_API_URL": broker.url, "SESSION": Session(), "REGION": REGION, "HOST": HOST}
+    exec(compile(here, str(README), "exec"), names)  # noqa: S102  our own page
+    assert "Roof tiles" in capsys.readouterr().out
+    if isinstance(enable_session := names.get("enable"), requests.Session):
+        enable_session.close()

@@ -1,0 +1,308 @@
+import traceback
+
+import boto3
+import botocore.session
+import pytest
+from botocore.credentials import Credentials, ReadOnlyCredentials
+from botocore.exceptions import CredentialRetrievalError
+
+from enable_broker_client import (
+    Answer,
+    BrokerClientError,
+    InvalidRequest,
+    NotAllowed,
+    NotConfigured,
+    Request,
+    TokenSource,
+    UnexpectedAnswer,
+    UnknownGrant,
+)
+
+URL = "https://abc123.execute-api.eu-west-1.amazonaws.com/v1"
+LOCAL_URL = "http://127.0.0.1:4566/v1"
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.c3RvcmVk.c2lnbmF0dXJl"
+VENDED = Answer(
+    status=200,
+    body=(
+        f'{{"access_token": "{TOKEN}", "token_type": "Bearer", "expires_in": 600,'
+        ' "expires_at": "2025-03-01T12:10:00Z", "scope": "read:deals"}'
+    ).encode(),
+)
+
+
+class Recorder:
+    """A transport that answers always the same."""
+
+    def __init__(self, answer: Answer = VENDED) -> None:
+        self.answer = answer
+        self.requests: list[Request] = []
+
+    def __call__(self, request: Request, /) -> Answer:
+        self.requests.append(request)
+        return self.answer
+
+
+class Session:
+    """Nothing but credentials: neither botocore's nor boto3's."""
+
+    def __init__(self, credentials: Credentials | None) -> None:
+        self.credentials = credentials
+
+    def get_credentials(self) -> Credentials | None:
+        return self.credentials
+
+
+KEY = Session(Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI", "a-session-token"))
+
+
+@pytest.fixture(autouse=True)
+def _no_ambient_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "none")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "none")
+
+
+def signed_region(recorder: Recorder) -> str:
+    authorization = recorder.requests[-1].headers["Authorization"]
+    assert "/execute-api/aws4_request" in authorization
+    return authorization.split("/")[2]
+
+
+def refused(answer: Answer, url: str = URL) -> BrokerClientError:
+    source = TokenSource(url, "deals", session=KEY, region="eu-west-1", transport=Recorder(answer))
+    with pytest.raises(BrokerClientError) as raised:
+        source.get()
+    return raised.value
+
+
+def test_request_is_signed_for_execute_api_in_the_region_of_the_host():
+    recorder = Recorder()
+    assert TokenSource(f"{URL}/", "deals", session=KEY, transport=recorder).get() == TOKEN
+    (request,) = recorder.requests
+    assert (request.method, request.url, request.body) == ("GET", f"{URL}/tokens/deals", None)
+    assert signed_region(recorder) == "eu-west-1"
+    assert request.headers["X-Amz-Security-Token"] == "a-session-token"
+    assert "Host" not in request.headers
+    assert "Authorization" not in repr(request)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "region", "expected"),
+    [
+        (URL, None, "us-east-1", "eu-west-1"),
+        (LOCAL_URL, "abc123.execute-api.localhost:4566", "us-east-1", "us-east-1"),
+        (
+            "https://vpce-0a1.execute-api.eu-north-1.vpce.amazonaws.com/v1",
+            None,
+            None,
+            "eu-north-1",
+        ),
+        (
+            "https://proxy.example/v1",
+            "abc123.execute-api.cn-north-1.amazonaws.com.cn",
+            None,
+            "cn-north-1",
+        ),
+        ("https://tokens.example/v1", None, "eu-west-2", "eu-west-2"),
+    ],
+)
+def test_region_is_the_execute_api_hosts_or_the_arguments(
+    url: str, host: str | None, region: str | None, expected: str
+):
+    recorder = Recorder()
+    TokenSource(url, "deals", session=KEY, region=region, host=host, transport=recorder).get()
+    assert signed_region(recorder) == expected
+    assert recorder.requests[0].headers.get("Host") == host
+
+
+def test_region_and_credentials_may_be_a_boto3_or_a_botocore_sessions():
+    ordinary = botocore.session.Session()
+    ordinary.set_config_variable("region", "eu-central-1")
+    ordinary.set_credentials("AKIDEXAMPLE", "a-key")
+    for session in (boto3.Session("AKIDEXAMPLE", "a-key", region_name="eu-central-1"), ordinary):
+        recorder = Recorder()
+        TokenSource(LOCAL_URL, "deals", session=session, transport=recorder).get()
+        assert signed_region(recorder) == "eu-central-1"
+
+
+def test_ordinary_chain_is_asked_at_the_first_request_only(monkeypatch: pytest.MonkeyPatch):
+    recorder = Recorder()
+    source = TokenSource(LOCAL_URL, "deals", transport=recorder)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-key")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
+    source.get()
+    assert signed_region(recorder) == "ap-south-1"
+
+
+def test_credentials_are_frozen_anew_for_each_request():
+    class Rotating(Credentials):
+        def get_frozen_credentials(self) -> ReadOnlyCredentials:
+            keys.append(f"AKID{len(keys)}")
+            return ReadOnlyCredentials(keys[-1], "a-key", "a-session-token", None)
+
+    keys: list[str] = []
+    recorder = Recorder()
+    source = TokenSource(
+        URL, "deals", session=Session(Rotating("unused", "unused")), transport=recorder
+    )
+    source.reject(source.get())
+    assert keys == ["AKID0", "AKID1"]
+    for key, request in zip(keys, recorder.requests, strict=True):
+        assert f"Credential={key}/" in request.headers["Authorization"]
+
+
+def test_report_is_signed_json():
+    recorder = Recorder(Answer(status=202))
+    TokenSource(URL, "deals", session=KEY, transport=recorder).reject(TOKEN)
+    (request,) = recorder.requests
+    assert (request.method, request.url) == ("POST", f"{URL}/tokens/deals/rejection")
+    assert request.headers["Content-Type"] == "application/json"
+    assert request.body is not None
+    assert TOKEN.encode() not in request.body
+    assert "content-type;host" in request.headers["Authorization"]
+
+
+def test_missing_credentials_and_region_are_named():
+    with pytest.raises(NotConfigured, match="no AWS credentials were found"):
+        TokenSource(URL, "deals", session=Session(None), transport=Recorder()).get()
+    with pytest.raises(NotConfigured, match="no AWS region"):
+        TokenSource(LOCAL_URL, "deals", session=KEY, transport=Recorder()).get()
+
+
+def test_credentials_that_cannot_be_renewed_are_named():
+    class Failing(Credentials):
+        def get_frozen_credentials(self) -> ReadOnlyCredentials:
+            raise CredentialRetrievalError(provider="sso", error_msg="expired")
+
+    source = TokenSource(URL, "deals", session=Session(Failing("a", "b")), transport=Recorder())
+    with pytest.raises(NotConfigured, match=r"now \(CredentialRetrievalError\)"):
+        source.get()
+
+
+def test_403_of_iam_names_the_action_and_the_resource():
+    error = refused(
+        Answer(status=403, headers={"x-amzn-errortype": "AccessDeniedException"}, body=b"{}")
+    )
+    assert isinstance(error, NotAllowed)
+    assert (error.grant, error.status, error.code) == ("deals", 403, "AccessDeniedException")
+    assert str(error) == (
+        "grant deals: HTTP 403 (AccessDeniedException): the caller's IAM policy must allow "
+        "execute-api:Invoke on arn:aws:execute-api:eu-west-1:*:abc123/v1/GET/tokens/deals"
+    )
+
+
+def test_403_of_an_unknown_host_names_the_resource_as_far_as_it_is_known():
+    message = str(refused(Answer(status=403), LOCAL_URL))
+    assert message.endswith("arn:aws:execute-api:eu-west-1:*:*/v1/GET/tokens/deals")
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (Answer(status=403, body=b'{"error": "access_denied"}'), "callers"),
+        (
+            Answer(status=403, headers={"x-amzn-errortype": "MissingAuthenticationTokenException"}),
+            "TokenApiUrl",
+        ),
+        (Answer(status=403, headers={"x-amzn-errortype": "InvalidSignatureException"}), "clock"),
+    ],
+)
+def test_other_403s_say_what_to_look_at(answer: Answer, hint: str):
+    error = refused(answer)
+    assert isinstance(error, NotAllowed)
+    assert hint in str(error)
+
+
+def test_text_of_api_gateway_that_quotes_signed_headers_is_not_repeated():
+    error = refused(
+        Answer(
+            status=403,
+            headers={"x-amzn-errortype": "Bad Type: x-amz-security-token:a-session-token"},
+            body=b'{"message": "The Canonical String \\nx-amz-security-token:a-session-token"}',
+        )
+    )
+    assert "a-session-token" not in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize(
+    ("status", "leaf"),
+    [
+        (400, InvalidRequest),
+        (404, UnknownGrant),
+        (301, UnexpectedAnswer),
+        (401, UnexpectedAnswer),
+        (204, UnexpectedAnswer),
+    ],
+)
+def test_status_is_a_typed_fact(status: int, leaf: type[BrokerClientError]):
+    error = refused(Answer(status=status, body=b'{"error": "a_code", "error_description": "no"}'))
+    assert type(error) is leaf
+    assert str(error).startswith(f"grant deals: HTTP {status} (a_code): ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("access_token", '"two words"'),
+        ("access_token", '"line\\r\\nSet-Cookie: x"'),
+        ("access_token", '""'),
+        ("access_token", "17"),
+        ("token_type", '"mac"'),
+        ("expires_in", '"600"'),
+        ("expires_in", "-1"),
+        ("expires_in", "1e3"),
+        ("expires_in", "9" * 400),
+        ("expires_at", '"soon"'),
+        ("expires_at", '"2025-03-01T12:10:00"'),
+    ],
+)
+def test_answer_that_is_no_token_is_not_used(field: str, value: str):
+    fields = {
+        "access_token": f'"{TOKEN}"',
+        "token_type": '"Bearer"',
+        "expires_in": "600",
+        "expires_at": '"2025-03-01T12:10:00Z"',
+        field: value,
+    }
+    body = "{" + ", ".join(f'"{name}": {text}' for name, text in fields.items()) + "}"
+    waited: list[float] = []
+
+    def clock() -> float:
+        return sum(waited)
+
+    source = TokenSource(
+        URL,
+        "deals",
+        session=KEY,
+        transport=Recorder(Answer(status=200, body=body.encode())),
+        clock=clock,
+        sleep=waited.append,
+    )
+    with pytest.raises(BrokerClientError, match="HTTP 200 without a token") as raised:
+        source.get()
+    assert TOKEN not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "grant", "fault"),
+    [
+        ("http://abc123.execute-api.eu-west-1.amazonaws.com/v1", "deals", "https"),
+        ("http://127.0.0.1.example/v1", "deals", "https"),
+        ("ftp://127.0.0.1/v1", "deals", "https"),
+        ("abc123.execute-api.eu-west-1.amazonaws.com/v1", "deals", "TokenApiUrl"),
+        ("https://user:pass@tokens.example/v1", "deals", "TokenApiUrl"),
+        (f"{URL}?stage=v1", "deals", "TokenApiUrl"),
+        (URL, "../deals", "grant must match"),
+        (URL, "", "grant must match"),
+    ],
+)
+def test_faulty_arguments_are_refused_at_once(url: str, grant: str, fault: str):
+    with pytest.raises(ValueError, match=fault):
+        TokenSource(url, grant, session=KEY)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "abc.localhost"])
+def test_plain_http_is_for_this_machine(host: str):
+    TokenSource(f"http://{host}:4566/v1", "deals", session=KEY)

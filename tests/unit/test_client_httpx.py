@@ -1,0 +1,124 @@
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Protocol
+
+import pytest
+
+httpx = pytest.importorskip("httpx")
+
+from enable_broker_client.httpx import BrokerAuth  # noqa: E402  needs httpx
+from tests.unit.test_client_requests import Source  # noqa: E402
+
+URL = "https://enable.example/v1/deals"
+
+
+class Enable:
+    """Takes one token, on its own host; anyone else answers 401."""
+
+    def __init__(self, accepted: str) -> None:
+        self.accepted = accepted
+        self.seen: list[tuple[str | None, bytes]] = []
+        self.redirect_to: str | None = None
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        bearer = request.headers.get("Authorization")
+        self.seen.append((bearer, request.read()))
+        if self.redirect_to and str(request.url) == URL:
+            return httpx.Response(302, headers={"Location": self.redirect_to})
+        return httpx.Response(200 if bearer == f"Bearer {self.accepted}" else 401, json={})
+
+
+class Send(Protocol):
+    def __call__(
+        self, source: Source, enable: Enable, method: str = "GET", **options: object
+    ) -> httpx.Response: ...
+
+
+@pytest.fixture(params=["sync", "async"])
+def send(request: pytest.FixtureRequest) -> Send:
+    """One request by a client of either kind."""
+
+    def by_client(
+        source: Source, enable: Enable, method: str = "GET", **options: object
+    ) -> httpx.Response:
+        transport = httpx.MockTransport(enable)
+        with httpx.Client(
+            auth=BrokerAuth(source), transport=transport, follow_redirects=True
+        ) as client:
+            return client.request(method, URL, **options)
+
+    def by_async_client(
+        source: Source, enable: Enable, method: str = "GET", **options: object
+    ) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(
+                auth=BrokerAuth(source),
+                transport=httpx.MockTransport(enable),
+                follow_redirects=True,
+            ) as client:
+                return await client.request(method, URL, **options)
+
+        response = asyncio.run(ask())
+        assert threading.get_ident() not in source.threads, "the event loop was blocked"
+        return response
+
+    return by_client if request.param == "sync" else by_async_client
+
+
+def test_request_carries_the_token(send: Send):
+    source, enable = Source("new"), Enable("new")
+    assert send(source, enable).status_code == 200
+    assert [bearer for bearer, _ in enable.seen] == ["Bearer new"]
+    assert source.rejected == []
+
+
+def test_token_that_enable_refuses_is_reported_and_replaced_once(send: Send):
+    source, enable = Source("old", "new"), Enable("new")
+    response = send(source, enable, "POST", json={"name": "tiles"})
+    assert response.status_code == 200
+    assert [earlier.status_code for earlier in response.history] == [401]
+    assert enable.seen == [
+        ("Bearer old", b'{"name":"tiles"}'),
+        ("Bearer new", b'{"name":"tiles"}'),
+    ]
+    assert source.rejected == ["old"]
+
+
+def test_second_refusal_is_the_callers(send: Send):
+    source, enable = Source("old", "new", "newer"), Enable("other")
+    assert send(source, enable).status_code == 401
+    assert [bearer for bearer, _ in enable.seen] == ["Bearer old", "Bearer new"]
+    assert source.rejected == ["old"]
+
+
+def test_refusal_is_the_callers_when_there_is_no_replacement(send: Send):
+    source, enable = Source("old"), Enable("new")
+    assert send(source, enable).status_code == 401
+    assert len(enable.seen) == 1
+
+
+def test_stranger_that_enable_redirects_to_gets_no_token_even_if_it_answers_401(send: Send):
+    source, enable = Source("old", "new"), Enable("old")
+    enable.redirect_to = "https://stranger.example/"
+    assert send(source, enable).status_code == 401
+    assert [bearer for bearer, _ in enable.seen] == ["Bearer old", None]
+    assert source.rejected == []
+
+
+def test_body_that_is_not_in_memory_is_not_sent_again_and_the_token_is_reported():
+    def pieces() -> Iterator[bytes]:
+        yield b"one"
+        yield b"two"
+
+    class Refusing(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            sent.append(b"".join(request.stream))
+            return httpx.Response(401)
+
+    sent: list[bytes] = []
+    source = Source("old", "new")
+    with httpx.Client(auth=BrokerAuth(source), transport=Refusing()) as client:
+        assert client.post(URL, content=pieces()).status_code == 401
+    assert sent == [b"onetwo"]
+    assert source.rejected == ["old"]
