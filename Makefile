@@ -99,7 +99,7 @@ help:
 # whose two libraries lie side by side under names that say which is which.
 
 INSTALL := .venv/bin/uv pip install --quiet --no-deps --require-hashes --python-version 3.13 --only-binary :all: --link-mode copy
-SERVICES := ssm secretsmanager sts
+SERVICES := lambda secretsmanager ssm sts
 
 .PHONY: build-SharedLayer
 build-SharedLayer: is-installed

@@ -78,24 +78,30 @@ class TokenApi:
         """The id of the REST API."""
         return self.host.split(".")[0]
 
-    def get(
+    def request(
         self,
         path: str,
         credentials: Credentials | None,
         *,
         method: str = "GET",
         headers: dict[str, str] | None = None,
+        body: bytes = b"",
     ) -> Answer:
         """Ask, signed by `credentials` (Signature Version 4), or anonymously with None."""
         url = f"{self.endpoint_url}/{self.stage}{path}"
-        request = AWSRequest(method, url, headers={"Host": self.host, **(headers or {})})
+        request = AWSRequest(method, url, {"Host": self.host, **(headers or {})}, body)
         if credentials:
             SigV4Auth(credentials, "execute-api", REGION).add_auth(request)
-        return Answer.of(_POOL.request(method, url, headers=dict(request.headers.items())))
+        signed = dict(request.headers.items())
+        return Answer.of(_POOL.request(method, url, headers=signed, body=body or None))
 
-    def policy(self, *paths: str) -> str:
-        """An identity policy that allows GET on these paths below the stage, as JSON."""
-        arn = f"arn:aws:execute-api:{REGION}:*:{self.api_id}/{self.stage}/GET"
+    def get(self, path: str, credentials: Credentials | None) -> Answer:
+        """GET a path, signed or anonymously."""
+        return self.request(path, credentials)
+
+    def policy(self, *paths: str, method: str = "GET") -> str:
+        """An identity policy that allows a method (`*`: any) on these paths, as JSON."""
+        arn = f"arn:aws:execute-api:{REGION}:*:{self.api_id}/{self.stage}/{method}"
         return json.dumps(
             {
                 "Version": "2012-10-17",

@@ -21,6 +21,11 @@ MORE_GRANTS = f"""
 scope = ["read:deals"]
 callers = ["arn:aws:iam::{ACCOUNT}:role/locked-*", "arn:aws:iam::{ACCOUNT}:user/ops/keyholder"]
 
+[grants.tried-out]
+scope = ["read:users", "read:deals"]
+callers = ["arn:aws:iam::{ACCOUNT}:role/nobody-yet"]
+mode = "audit"
+
 [grants.forbidden]
 scope = ["read:everything"]
 
@@ -47,7 +52,7 @@ class Deployed:
     callers: dict[str, Credentials]
 
     def get(self, path: str, caller: str | None, **more: str):
-        return self.stack.api.get(path, self.callers[caller] if caller else None, **more)
+        return self.stack.api.request(path, self.callers[caller] if caller else None, **more)
 
 
 @pytest.fixture(scope="session")
@@ -85,9 +90,9 @@ def deployed(source: Path, embedded_aws: EmbeddedAws, enable_client: Client) -> 
         api, administrator = stack.api, stack.administrator
         callers = {
             "user for deals": create_user(administrator, "sync", api.policy("/tokens/deals")),
-            "user for all": create_user(administrator, "everything", api.policy("/tokens/*")),
+            "user for all": create_user(administrator, "everything", api.policy("/*", method="*")),
             "user keyholder": create_user(
-                administrator, "keyholder", api.policy("/tokens/*"), path="/ops/"
+                administrator, "keyholder", api.policy("/*", method="*"), path="/ops/"
             ),
             "user without policy": create_user(administrator, "newcomer", None),
             "role for all": create_role(
@@ -95,7 +100,7 @@ def deployed(source: Path, embedded_aws: EmbeddedAws, enable_client: Client) -> 
             ),
             "role for users": create_role(administrator, "hr-job", api.policy("/tokens/users")),
             "role locked": create_role(
-                administrator, "locked-job", api.policy("/tokens/*"), path="/jobs/"
+                administrator, "locked-job", api.policy("/*", method="*"), path="/jobs/"
             ),
         }
         key = callers["user for deals"].access_key

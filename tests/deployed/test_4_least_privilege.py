@@ -78,7 +78,7 @@ OVERREACH: list[tuple[str, str, Attempt]] = [
     ("VendFunctionName", "write a token", _put("{prefix}/deals")),
     ("VendFunctionName", "delete a token", _delete),
     ("VendFunctionName", "read a parameter elsewhere", _get("/elsewhere/deals")),
-    ("VendFunctionName", "start the refresher", _invoke("RefreshFunctionName")),
+    ("VendFunctionName", "call itself", _invoke("VendFunctionName")),
     ("VendFunctionName", "take another role", _become_another),
     ("VendFunctionName", "decrypt directly", _direct_decrypt),
     ("RefreshFunctionName", "read another secret", _other_secret),

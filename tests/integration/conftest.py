@@ -90,6 +90,7 @@ def account(
         "TOKEN_PARAMETER_PREFIX": PREFIX,
         "REFRESH_AHEAD_SECONDS": "600",
         "TOKEN_CACHE_SECONDS": "60",
+        "REFRESH_FUNCTION_NAME": "none-here",
     }.items():
         monkeypatch.setenv(name, value)
     _forget()
@@ -103,7 +104,7 @@ def account(
 
 def _forget() -> None:
     refresher_app._refresher.cache_clear()
-    vendor_app._vendor.cache_clear()
+    vendor_app._wiring.cache_clear()
 
 
 def secret_json(client: Client) -> str:

@@ -129,6 +129,7 @@ def test_actions_of_each_role_are_its_job():
         },
         "TokenVendorRole": {
             "ssm:GetParameter",
+            "lambda:InvokeFunction",
             "kms:Decrypt",
             "logs:CreateLogStream",
             "logs:PutLogEvents",
@@ -188,7 +189,12 @@ def test_every_method_of_the_api_needs_iam_and_no_credentials_are_passed_on():
         for path, item in api["paths"].items()
         for method, definition in item.items()
     ]
-    assert [(path, method) for path, method, _ in methods] == [("/tokens/{grant}", "get")]
+    assert {(path, method) for path, method, _ in methods} == {
+        ("/tokens/{grant}", "get"),
+        ("/tokens/{grant}/rejection", "post"),
+        ("/grants", "get"),
+        ("/oauth2/token", "post"),
+    }
     for _, _, definition in methods:
         assert definition["security"] == [{"AWS_IAM": []}]
         assert "credentials" not in definition["x-amazon-apigateway-integration"]

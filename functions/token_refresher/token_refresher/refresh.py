@@ -126,7 +126,7 @@ class Refresher:
         return Found(name=name, grant=grant, token=token if is_for_this else None)
 
     def _is_due(self, found: Found, request: RefreshRequest) -> bool:
-        if request.force or found.token is None:
+        if request.force or found.token is None or found.token.fingerprint == request.rejected:
             return True
         return expiry.is_due(
             issued_at=found.token.issued_at,

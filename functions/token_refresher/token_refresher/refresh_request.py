@@ -15,20 +15,23 @@ class RefreshRequest:
     Attributes:
         force: renew whatever is left of the stored tokens, and wait for no hold.
         grants: limit the run to these; None means all.
+        rejected: fingerprint of a token that Enable refused: renew the grant if it is still
+            the stored one, whatever is left of it.
         changed_secret: ARN or name of a secret that has just changed; the run is then
             about the grants of its connection, and renews those of another version.
     """
 
     force: bool = False
     grants: tuple[str, ...] | None = None
+    rejected: str | None = None
     changed_secret: str | None = None
 
     @classmethod
     def from_event(cls, event: object) -> Self:
         """Read an invocation's event.
 
-        Any schedule event and `{}` renew what is due; `force` and `grants` say more; a
-        change event of Secrets Manager names its secret.
+        Any schedule event and `{}` renew what is due; `force`, `grants` and `rejected` say
+        more; a change event of Secrets Manager names its secret.
 
         Raises:
             InvalidRequest: the event is something else; a misspelt key is named.
@@ -39,16 +42,19 @@ class RefreshRequest:
             if event["source"] == "aws.secretsmanager":
                 return cls(changed_secret=_changed_secret(event))
             return cls()
-        if unknown := sorted(event.keys() - {"force", "grants"}):
+        if unknown := sorted(event.keys() - {"force", "grants", "rejected"}):
             raise InvalidRequest(f"unknown in the event: {', '.join(unknown)}; use force, grants")
         force, grants = event.get("force", False), event.get("grants")
         if not isinstance(force, bool):
             raise InvalidRequest("force is not true or false")
+        rejected = event.get("rejected")
+        if rejected is not None and not isinstance(rejected, str):
+            raise InvalidRequest("rejected is not a fingerprint")
         if grants is None:
-            return cls(force=force)
+            return cls(force=force, rejected=rejected)
         if not isinstance(grants, list) or not all(isinstance(name, str) for name in grants):
             raise InvalidRequest("grants is not a list of grant names")
-        return cls(force=force, grants=tuple(dict.fromkeys(grants)))
+        return cls(force=force, grants=tuple(dict.fromkeys(grants)), rejected=rejected)
 
     def names(self, grants: Mapping[str, Grant]) -> tuple[str, ...]:
         """The grants this request is about.

@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import boto3
 from aws_lambda_powertools import Logger
@@ -14,30 +14,22 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from token_broker import settings
 from token_broker.aws import CLIENT_CONFIG, describe_fault
-from token_broker.errors import (
-    BrokerError,
-    CallerNotAllowed,
-    InvalidRequest,
-    NoLiveToken,
-    UnknownGrant,
-)
+from token_broker.errors import BrokerError, NoLiveToken
 from token_broker.grants import load_grants
 from token_broker.metrics import emit
 from token_broker.models import VendedToken, rfc3339
 from token_broker.token_store import ParameterTokenStore
+from token_vendor import api_event
+from token_vendor.answers import ERRORS, Response, answer, error_answer, refusal
+from token_vendor.refresh_starter import RefreshStarter
 from token_vendor.vend import RETRY_AFTER, Vendor, VendRequest
+
+if TYPE_CHECKING:
+    from types_boto3_lambda import LambdaClient
 
 SERVICE: Final = "token-vendor"
 
 logger = Logger(service=SERVICE)
-
-ERRORS: Final[Mapping[type[BrokerError], tuple[int, str]]] = {
-    InvalidRequest: (400, "invalid_request"),
-    CallerNotAllowed: (403, "access_denied"),
-    UnknownGrant: (404, "unknown_grant"),
-    NoLiveToken: (503, "temporarily_unavailable"),
-}
-"""Status and `error` code of each refusal; anything else that fails is a 503 too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +38,8 @@ class Settings:
 
     token_parameter_prefix: str
     token_cache: timedelta
+    refresh_ahead: timedelta
+    refresh_function_name: str
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
@@ -57,155 +51,185 @@ class Settings:
         return cls(
             token_parameter_prefix=settings.text(environ, "TOKEN_PARAMETER_PREFIX"),
             token_cache=settings.seconds(environ, "TOKEN_CACHE_SECONDS", least=0, most=300),
+            refresh_ahead=settings.seconds(environ, "REFRESH_AHEAD_SECONDS", least=30, most=43_200),
+            refresh_function_name=settings.text(environ, "REFRESH_FUNCTION_NAME"),
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What an environment works with."""
+
+    vendor: Vendor
+    starter: RefreshStarter
+
+
 @cache
-def _vendor() -> Vendor:
-    """Wired once per environment, at its first invocation."""
+def _wiring() -> Wiring:
+    """Made once per environment, at its first invocation."""
     config = Settings.from_environ(os.environ)
-    return Vendor(
+    vendor = Vendor(
         grants=load_grants(),
         store=ParameterTokenStore(
             boto3.client("ssm", config=CLIENT_CONFIG), prefix=config.token_parameter_prefix
         ),
         cache_window=config.token_cache,
-        on_read_fault=_log_read_fault,
+        refresh_ahead=config.refresh_ahead,
+        on_read_fault=lambda error: _log_fault("remembered token vended", error),
     )
+
+    def invoke(event: Mapping[str, object]) -> None:
+        _lambda_client().invoke(
+            FunctionName=config.refresh_function_name,
+            InvocationType="Event",
+            Payload=json.dumps(event).encode(),
+        )
+
+    starter = RefreshStarter(
+        invoke=invoke, on_fault=lambda error: _log_fault("refresh run not started", error)
+    )
+    return Wiring(vendor, starter)
+
+
+@cache
+def _lambda_client() -> "LambdaClient":
+    """Made when it is first needed, which is seldom: a start-up does not pay for it."""
+    return boto3.client("lambda", config=CLIENT_CONFIG)
 
 
 @logger.inject_lambda_context
-def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:  # noqa: ARG001
-    """Answer `GET /tokens/{grant}`.
+def lambda_handler(event: object, context: LambdaContext) -> Response:  # noqa: ARG001
+    """Answer a request to the token API.
 
     Args:
         event: an API Gateway REST proxy event (payload 1.0), the caller IAM-authorised.
         context: Lambda's own.
 
     Returns:
-        A proxy response: the token, or an OAuth-shaped error.
+        A proxy response: what was asked for, or an OAuth-shaped error.
     """
-    grant, caller_arn = "", ""
+    said: dict[str, object] = {}
     try:
-        caller_arn = _caller_arn(event)
-        grant = _grant(event)
-        request = VendRequest(grant=grant, caller_arn=caller_arn, min_ttl=_min_ttl(event))
-        token = _vendor().vend(request)
+        said["caller"] = caller = api_event.caller_arn(event)
+        handle = _ROUTES.get(api_event.route(event))
+        if handle is None:
+            return error_answer(404, "not_found", "there is no such resource")
+        return handle(event, caller, said)
+    except NoLiveToken as error:
+        if error.is_lapsed and _wiring().starter.renew_due():
+            said["refresh"] = "started"
+        return _refuse(error, said)
     except BrokerError as error:
-        return _refuse(error, grant, caller_arn)
+        return _refuse(error, said)
     except Exception as error:
-        return _refuse_for_fault(error, grant, caller_arn)
-    vended = VendedToken.of(token, datetime.now(UTC))
-    logger.info(
-        "token vended",
-        extra={
-            "grant": grant,
-            "caller": caller_arn,
-            "scope": token.scope,
-            "fingerprint": token.fingerprint,
-            "expires_at": rfc3339(token.expires_at),
-            "seconds_left": vended.expires_in,
-        },
+        return _refuse_for_fault(error, said)
+
+
+def _get_token(event: object, caller: str, said: dict[str, object]) -> Response:
+    """`GET /tokens/{grant}`."""
+    said["grant"] = grant = api_event.grant(event)
+    request = VendRequest(
+        grant=grant,
+        caller_arn=caller,
+        min_ttl=api_event.min_ttl(event),
+        other_than=api_event.other_than(event),
     )
-    emit(SERVICE, {"Vended": 1}, grant=grant)
-    return _answer(200, vended.to_json(), {"Pragma": "no-cache"})
+    return _vend(request, said)
 
 
-def _at(value: object, *path: str) -> object:
-    """What lies at a path of nested JSON objects; None where the path ends early."""
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+def _post_oauth2_token(event: object, caller: str, said: dict[str, object]) -> Response:
+    """`POST /oauth2/token`: the request that existing Enable code makes, only signed."""
+    scope = api_event.requested_scope(event)
+    said["scope"] = " ".join(sorted(scope))[:256]
+    said["grant"] = grant = _wiring().vendor.grant_of_scope(scope, caller)
+    return _vend(VendRequest(grant=grant, caller_arn=caller), said)
 
 
-def _caller_arn(event: object) -> str:
-    """Who signed the request; without a signature nothing is vended.
-
-    Raises:
-        CallerNotAllowed: the event did not pass API Gateway's IAM authorisation.
-    """
-    caller_arn = _at(event, "requestContext", "identity", "userArn")
-    if not isinstance(caller_arn, str) or not caller_arn:
-        raise CallerNotAllowed
-    return caller_arn
-
-
-def _grant(event: object) -> str:
-    """The grant that IAM authorised the caller for: the last segment of the path.
-
-    A wildcard policy such as `tokens/d*` also lets `tokens/deals/` through, so the path
-    and the path parameter must agree to the letter.
-
-    Raises:
-        UnknownGrant: they do not.
-    """
-    grant, path = _at(event, "pathParameters", "grant"), _at(event, "path")
-    if not isinstance(grant, str) or not isinstance(path, str):
-        raise UnknownGrant
-    if not path.endswith(f"/tokens/{grant}"):
-        raise UnknownGrant
-    return grant
+def _vend(request: VendRequest, said: dict[str, object]) -> Response:
+    vended = _wiring().vendor.vend(request)
+    token = vended.token
+    body = VendedToken.of(token, datetime.now(UTC))
+    if vended.is_only_audited:
+        said["would_be_refused"] = True
+        emit(SERVICE, {"WouldRefuse": 1}, grant=request.grant)
+    said |= {
+        "scope": " ".join(token.scope),
+        "fingerprint": token.fingerprint,
+        "expires_at": rfc3339(token.expires_at),
+        "seconds_left": body.expires_in,
+    }
+    logger.info("token vended", extra=said)
+    emit(SERVICE, {"Vended": 1}, grant=request.grant)
+    return answer(200, body.to_json())
 
 
-def _min_ttl(event: object) -> timedelta:
-    """The `min_ttl` query parameter, in seconds.
+def _get_grants(_event: object, caller: str, said: dict[str, object]) -> Response:
+    """`GET /grants`: what this caller may have, as far as `callers` decide it."""
+    statuses = _wiring().vendor.statuses(caller)
+    logger.info("grants listed", extra=said)
+    grants = [
+        {
+            "name": status.name,
+            "scope": " ".join(status.scope),
+            "state": status.state.value,
+            "seconds_left": status.seconds_left,
+        }
+        for status in statuses
+    ]
+    return answer(200, json.dumps({"grants": grants}))
 
-    Raises:
-        InvalidRequest: it is not one whole number, zero or more.
-    """
-    values = _at(event, "multiValueQueryStringParameters", "min_ttl")
-    if values is None:
-        return timedelta()
-    value = values[0] if isinstance(values, list) and len(values) == 1 else None
-    if not isinstance(value, str) or not (value.isascii() and value.isdigit()):
-        raise InvalidRequest("min_ttl is not a whole number of seconds, zero or more")
-    digits = value.lstrip("0")
-    return timedelta(seconds=int(digits or "0") if len(digits) < 10 else 999_999_999)
+
+def _post_rejection(event: object, caller: str, said: dict[str, object]) -> Response:
+    """`POST /tokens/{grant}/rejection`: Enable answered 401 to a token."""
+    said["grant"] = grant = api_event.grant(event, suffix="/rejection")
+    said["fingerprint"] = rejected = api_event.rejected_fingerprint(event)
+    request = VendRequest(grant=grant, caller_arn=caller, other_than=rejected)
+    is_current = _wiring().vendor.report_rejection(request)
+    if is_current and _wiring().starter.renew_rejected(grant, rejected):
+        said["refresh"] = "started"
+    logger.warning("token reported as rejected", extra=said)
+    emit(SERVICE, {"TokenRejected": 1}, grant=grant)
+    if is_current:
+        return answer(202, json.dumps({"status": "renewing"}))
+    return answer(200, json.dumps({"status": "replaced"}))
 
 
-def _refuse(error: BrokerError, grant: str, caller_arn: str) -> dict[str, object]:
+type Handler = Callable[[object, str, dict[str, object]], Response]
+
+_ROUTES: Final[Mapping[tuple[object, object], Handler]] = {
+    ("GET", "/tokens/{grant}"): _get_token,
+    ("POST", "/tokens/{grant}/rejection"): _post_rejection,
+    ("GET", "/grants"): _get_grants,
+    ("POST", "/oauth2/token"): _post_oauth2_token,
+}
+
+
+def _refuse(error: BrokerError, said: dict[str, object]) -> Response:
     """Answer a refusal; the log says as much as the caller is told, and who asked."""
     if type(error) not in ERRORS:
-        return _refuse_for_fault(error, grant, caller_arn)
-    status, code = ERRORS[type(error)]
-    logger.warning(
-        "token refused",
-        extra={"grant": grant[:64], "caller": caller_arn, "reason": code, "cause": str(error)},
-    )
-    emit(SERVICE, {"VendRefused": 1}, reason=code)
-    retry_after = error.retry_after if isinstance(error, NoLiveToken) else None
-    return _error(status, code, str(error), retry_after)
+        return _refuse_for_fault(error, said)
+    reason = ERRORS[type(error)][1]
+    logger.warning("token refused", extra=_told(said) | {"reason": reason, "cause": str(error)})
+    emit(SERVICE, {"VendRefused": 1}, reason=reason)
+    return refusal(error)
 
 
-def _refuse_for_fault(error: Exception, grant: str, caller_arn: str) -> dict[str, object]:
+def _refuse_for_fault(error: Exception, said: dict[str, object]) -> Response:
     """Answer a fault of ours: the caller gets a bland sentence, the log the cause."""
     reason, cause = describe_fault(error)
     logger.error(
-        "token not vended for a fault",
-        extra={"grant": grant[:64], "caller": caller_arn, "reason": reason, "cause": cause},
+        "token not vended for a fault", extra=_told(said) | {"reason": reason, "cause": cause}
     )
     emit(SERVICE, {"VendRefused": 1}, reason=reason)
     emit(SERVICE, {"VendFault": 1})
-    return _error(503, "temporarily_unavailable", "the token cannot be read now", RETRY_AFTER)
+    return error_answer(503, "temporarily_unavailable", "the token cannot be read now", RETRY_AFTER)
 
 
-def _log_read_fault(error: Exception) -> None:
+def _told(said: Mapping[str, object]) -> dict[str, object]:
+    """What is known of a request, a made-up grant's name cut to a bearable length."""
+    return {"caller": "", **said, "grant": str(said.get("grant", ""))[:64]}
+
+
+def _log_fault(message: str, error: Exception) -> None:
     reason, cause = describe_fault(error)
-    logger.warning("remembered token vended", extra={"reason": reason, "cause": cause})
-
-
-def _error(
-    status: int, code: str, description: str, retry_after: timedelta | None = None
-) -> dict[str, object]:
-    body = json.dumps({"error": code, "error_description": description})
-    if retry_after is None:
-        return _answer(status, body, {})
-    return _answer(status, body, {"Retry-After": str(int(retry_after.total_seconds()))})
-
-
-def _answer(status: int, body: str, headers: Mapping[str, str]) -> dict[str, object]:
-    return {
-        "statusCode": status,
-        "headers": {"Content-Type": "application/json", "Cache-Control": "no-store", **headers},
-        "body": body,
-    }
+    logger.warning(message, extra={"reason": reason, "cause": cause})

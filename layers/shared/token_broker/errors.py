@@ -6,6 +6,8 @@ BrokerError
 ├── UnknownGrant                  404: no such grant
 ├── CallerNotAllowed              403: the grant's `callers` do not name this caller
 ├── NoLiveToken                   503 + Retry-After
+├── InvalidScope                  400: no grant of exactly this scope is open to the caller
+├── RejectionTooSoon              429: the token that was reported is less than a minute old
 ├── CorruptStoredToken            a parameter that holds no stored token: counts as none
 ├── TokenEndpointError
 │   ├── TokenEndpointUnavailable  network, 429, 5xx: try again
@@ -46,16 +48,37 @@ class CallerNotAllowed(BrokerError):
         super().__init__("the grant is not open to this caller")
 
 
+class InvalidScope(BrokerError):
+    """No grant of exactly the requested scope names this caller."""
+
+    def __init__(self) -> None:
+        super().__init__("no grant of exactly this scope names this caller")
+
+
+class RejectionTooSoon(BrokerError):
+    """The reported token is so new that another one is not asked for yet.
+
+    Attributes:
+        retry_after: when it may be reported again.
+    """
+
+    def __init__(self, *, retry_after: timedelta) -> None:
+        super().__init__("the token is less than a minute old; report it again then")
+        self.retry_after = retry_after
+
+
 class NoLiveToken(BrokerError):
     """No stored token lives long enough for the request.
 
     Attributes:
         retry_after: when the caller may ask again with hope.
+        is_lapsed: there is no live token at all, not only none that would do.
     """
 
-    def __init__(self, message: str, *, retry_after: timedelta) -> None:
+    def __init__(self, message: str, *, retry_after: timedelta, is_lapsed: bool = True) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.is_lapsed = is_lapsed
 
 
 class CorruptStoredToken(BrokerError):

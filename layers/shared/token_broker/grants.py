@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from token_broker.callers import pattern_fault
 from token_broker.models import is_scope_token
@@ -35,6 +35,8 @@ class Grant:
     Attributes:
         scope: the Enable scopes of its token, in the order of the file.
         callers: ARN patterns of the second lock; None leaves the decision to IAM alone.
+        mode: `enforce` refuses callers that do not match; `audit` lets them through and
+            logs whom it would have refused.
         connection: which Enable credentials and token endpoint its token comes from.
 
     Raises:
@@ -45,6 +47,7 @@ class Grant:
     _: KW_ONLY
     scope: tuple[str, ...]
     callers: tuple[str, ...] | None = None
+    mode: Literal["enforce", "audit"] = "enforce"
     connection: str = DEFAULT_CONNECTION
 
     def __post_init__(self) -> None:
@@ -61,6 +64,8 @@ class Grant:
             raise ValueError("scope names a scope twice")
         if self.callers is not None and not self.callers:
             raise ValueError("callers is empty, so nobody could have the grant; remove the line")
+        if self.mode == "audit" and self.callers is None:
+            raise ValueError("mode is for a grant with callers: there is nobody to audit")
         for pattern in self.callers or ():
             if fault := pattern_fault(pattern):
                 raise ValueError(f"callers: the pattern {pattern!r} {fault}")
@@ -133,6 +138,7 @@ def load_grants_file(file: Path = GRANTS_FILE) -> GrantsFile:
             name: Grant(
                 scope=tuple(table["scope"]),
                 callers=tuple(table["callers"]) if "callers" in table else None,
+                mode=table.get("mode", "enforce"),
                 connection=table.get("connection", DEFAULT_CONNECTION),
             )
             for name, table in document["grants"].items()

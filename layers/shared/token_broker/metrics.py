@@ -25,6 +25,8 @@ METRICS: Final[Mapping[str, str]] = {
     "Vended": "Count",
     "VendRefused": "Count",
     "VendFault": "Count",
+    "WouldRefuse": "Count",
+    "TokenRejected": "Count",
 }
 """Each metric's unit."""
 
