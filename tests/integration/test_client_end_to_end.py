@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
     def handle_one_call(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if is_signed(self.command, self.server.url[:-3] + self.path, self.headers, body):
-            status, answer = self.server.answer(self.command, self.path, body)
+            status, answer = self.server.answer(self.command, self.path.partition("?")[0], body)
         else:
             status, answer = 403, {"message": "Forbidden"}
         self.server.calls.append((self.command, status))

@@ -1,4 +1,4 @@
-"""Every fake of the unit tests: clock, store, endpoint, HTTP pool, AWS clients, context."""
+"""Every fake of the unit tests: clock, stores, secrets, endpoint, HTTP pool, AWS, context."""
 
 import base64
 import io
@@ -7,7 +7,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -20,9 +20,17 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 
+from token_broker.aws import describe_fault
+from token_broker.errors import TokenRequestRejected
+from token_broker.grants import DEFAULT_CONNECTION, Grant
 from token_broker.models import StoredToken, TokenRequest, TokenResponse
-from token_refresher.credentials import ClientCredentials
-from token_refresher.refresh import Credentials, Endpoint, TokenStore
+from token_refresher.credentials import CURRENT, ClientCredentials, SecretVersion
+from token_refresher.holds import Hold, Holds
+from token_refresher.outcomes import Outcome, causes_of_failure
+from token_refresher.refresh import Refresher
+from token_refresher.refresh_request import RefreshRequest
+from token_refresher.renewal import Endpoint, HoldStore, Secrets, TokenStore
+from token_refresher.token_endpoint import Issued
 from token_vendor.vend import TokenReader
 
 if TYPE_CHECKING:
@@ -35,9 +43,12 @@ NOW: Final = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
 EVENTS: Final = Path(__file__).resolve().parents[2] / "events"
 SECRET: Final = 'p+ss w&rd=%/ü€"\\'
 TOKEN: Final = "eyJhbGciOiJIUzI1NiJ9.c3RvcmVk.c2lnbmF0dXJl"
+URL: Final = "https://api.example/oauth2/token"
 CREDENTIALS: Final = ClientCredentials(
     client_id="7f0c1a52", client_secret=SECRET, dealtrack_registration_id="c3b2&=%"
 )
+VERSION: Final = SecretVersion(version_id="v1", stage=CURRENT, credentials=CREDENTIALS)
+SECRET_PREFIX: Final = "token-broker/connections/"
 
 
 def event(name: str) -> dict[str, Any]:
@@ -62,6 +73,8 @@ def stored(
     left: float = 3600,
     age: float = 0,
     scope: tuple[str, ...] = ("read:deals",),
+    secret_version: str = "v1",  # noqa: S107 - the version's name, not the secret
+    parameter_version: int = 0,
 ) -> StoredToken:
     """A token that was issued `age` seconds before NOW and has `left` seconds at NOW."""
     return StoredToken(
@@ -69,7 +82,19 @@ def stored(
         scope=scope,
         issued_at=NOW - seconds(age),
         expires_at=NOW + seconds(left),
+        secret_version=secret_version,
+        parameter_version=parameter_version,
     )
+
+
+def response(text: str = "new", expires_in: int | None = 3600, **more: Any) -> TokenResponse:
+    """A sound answer of the token endpoint."""
+    return TokenResponse(access_token=text, token_type="Bearer", expires_in=expires_in, **more)
+
+
+def rejection(reason: str) -> TokenRequestRejected:
+    """A refusal by the token endpoint."""
+    return TokenRequestRejected(f"the token endpoint answered {reason}", reason=reason)
 
 
 def client_error(code: str, operation: str, message: str = f"quotes {SECRET} and {TOKEN}") -> Any:
@@ -94,15 +119,15 @@ def leaks(*texts: str) -> list[str]:
 
 
 def all_said(error: BaseException) -> str:
-    """All that printing, logging or reporting an error would show, with its chain.
+    """All that printing, logging or reporting an error would show, with its whole chain.
 
-    Left out, a bug: a suppressed `__context__` still holds what pydantic or json quoted.
+    Also what `from None` only hides: error trackers follow a suppressed context.
     """
     said = ["".join(traceback.format_exception(error))]
     link: BaseException | None = error
     while link is not None:
         said += [str(link), repr(link), repr(link.args), repr(vars(link))]
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        link = link.__cause__ or link.__context__
     return "\n".join(said)
 
 
@@ -130,47 +155,145 @@ class FrozenDatetime(datetime):
 
 @dataclass
 class FakeStore:
-    """Tokens in a dictionary; a grant in `faults` cannot be read, one in `unwritable` written."""
+    """Tokens in a dictionary; a grant in `faults` cannot be read, one in `unwritable` written.
+
+    What is in `meanwhile` another run has stored by the time this one replaces a token.
+    """
 
     tokens: dict[str, StoredToken] = field(default_factory=dict)
     faults: dict[str, Exception] = field(default_factory=dict)
     unwritable: dict[str, Exception] = field(default_factory=dict)
+    meanwhile: dict[str, StoredToken] = field(default_factory=dict)
     reads: list[str] = field(default_factory=list)
-    meet: Callable[[], object] = lambda: None
+    on_read: Callable[[], object] = lambda: None
+    on_write: Callable[[str], object] = lambda _grant: None
 
     def read(self, grant: str) -> StoredToken | None:
         self.reads.append(grant)
-        self.meet()
+        self.on_read()
         if grant in self.faults:
             raise self.faults[grant]
         return self.tokens.get(grant)
 
-    def write(self, grant: str, token: StoredToken) -> None:
+    def replace(
+        self, grant: str, token: StoredToken, *, replaced: StoredToken | None
+    ) -> StoredToken:
+        assert replaced == self.tokens.get(grant) or replaced is None
+        self.write(grant, self.meanwhile.get(grant, token))
+        return self.tokens[grant]
+
+    def write(self, grant: str, token: StoredToken) -> int:
         if grant in self.unwritable:
             raise self.unwritable[grant]
         self.tokens[grant] = token
+        self.on_write(grant)
+        return 7
+
+
+@dataclass
+class FakeHolds:
+    """Every version of each connection's holds, as JSON, as Parameter Store would keep them."""
+
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    fault_of_read: Exception | None = None
+    fault_of_write: Exception | None = None
+    reads: list[str] = field(default_factory=list)
+    on_read: Callable[[], object] = lambda: None
+    on_write: Callable[[Holds], object] = lambda _holds: None
+
+    def read(self, connection: str, *, version: int = 0) -> Holds:
+        self.reads.append(connection)
+        if self.fault_of_read:
+            raise self.fault_of_read
+        self.on_read()
+        texts = self.texts.get(connection, [])
+        number = version or len(texts)
+        return Holds.from_json(texts[number - 1], version=number) if texts else Holds()
+
+    def write(self, connection: str, holds: Holds) -> int:
+        self.on_write(holds)
+        if self.fault_of_write:
+            raise self.fault_of_write
+        self.texts.setdefault(connection, []).append(holds.to_json())
+        return len(self.texts[connection])
+
+    def now(self, connection: str = DEFAULT_CONNECTION) -> Holds:
+        """What is kept now."""
+        return Holds.from_json(self.texts.get(connection, ["{}"])[-1])
+
+    def now_on(self, grant: str = "") -> Hold | None:
+        """What is held now: a grant, or the default connection as a whole."""
+        return self.now().grants.get(grant) if grant else self.now().connection
+
+
+@dataclass
+class FakeSecrets:
+    """Each connection's secret by staging label; version `v1` of CREDENTIALS unless put."""
+
+    versions: dict[tuple[str, str], SecretVersion | Exception] = field(default_factory=dict)
+    reads: list[tuple[str, str]] = field(default_factory=list)
+    on_read: Callable[[str], object] = lambda _connection: None
+
+    def put(
+        self,
+        version_id: str,
+        secret: str = SECRET,
+        *,
+        stage: str = CURRENT,
+        connection: str = DEFAULT_CONNECTION,
+    ) -> None:
+        self.versions[connection, stage] = SecretVersion(
+            version_id=version_id,
+            stage=stage,
+            credentials=replace(CREDENTIALS, client_secret=secret),
+        )
+
+    def connection_of(self, secret: str) -> str | None:
+        name = secret.rpartition(":")[2].rpartition("-")[0] if ":" in secret else secret
+        is_ours = name.startswith(SECRET_PREFIX)
+        return name.removeprefix(SECRET_PREFIX) if is_ours else None
+
+    def read(self, connection: str, stage: str = CURRENT) -> SecretVersion | None:
+        self.reads.append((connection, stage))
+        self.on_read(connection)
+        if stage == CURRENT and (connection, stage) not in self.versions:
+            self.put("v1", connection=connection)
+        version = self.versions.get((connection, stage))
+        if isinstance(version, Exception):
+            raise version
+        return version
 
 
 @dataclass
 class FakeEndpoint:
-    """Answers by scope, otherwise with an opaque token of an hour."""
+    """Answers by scope, otherwise with an opaque token of an hour; some secrets it refuses.
+
+    Every answer has taken `attempts` requests, which are not counted here.
+    """
 
     answers: dict[str, TokenResponse | Exception] = field(default_factory=dict)
+    refused_secrets: dict[str, str] = field(default_factory=dict)
     requests: list[TokenRequest] = field(default_factory=list)
-    on_request: Callable[[], object] = lambda: None
+    attempts: int = 1
+    on_request: Callable[[TokenRequest], object] = lambda _request: None
+    now: Callable[[], datetime] = lambda: NOW
+    url: str = URL
 
-    def request_token(
-        self, request: TokenRequest, *, time_left: Callable[[], timedelta]
-    ) -> TokenResponse:
+    def request_token(self, request: TokenRequest, *, time_left: Callable[[], timedelta]) -> Issued:
         assert time_left() > timedelta()
+        requested_at = self.now()
         self.requests.append(request)
-        self.on_request()
+        self.on_request(request)
         scope = " ".join(request.scope)
+        if reason := self.refused_secrets.get(request.client_secret):
+            raise rejection(reason)
         answer = self.answers.get(scope)
         if isinstance(answer, Exception):
             raise answer
         opaque = "new-token-for-" + scope.replace(" ", "-")
-        return answer or TokenResponse(access_token=opaque, token_type="Bearer", expires_in=3600)
+        return Issued(
+            response=answer or response(opaque), requested_at=requested_at, attempts=self.attempts
+        )
 
     @property
     def scopes(self) -> list[str]:
@@ -178,17 +301,56 @@ class FakeEndpoint:
 
 
 @dataclass
-class FakeSecret:
-    """Reads the credentials and counts how often; `fault` makes every read fail."""
+class Broker:
+    """A refresher among fakes; in its store all tokens are fresh, unless a test changes one."""
 
-    fault: Exception | None = None
-    reads: int = 0
+    grants: dict[str, Grant] = field(
+        default_factory=lambda: {
+            name: Grant(scope=(f"read:{name}",)) for name in ("deals", "activity", "users")
+        }
+    )
+    clock: FakeClock = field(default_factory=FakeClock)
+    store: FakeStore = field(default_factory=FakeStore)
+    holds: FakeHolds = field(default_factory=FakeHolds)
+    secrets: FakeSecrets = field(default_factory=FakeSecrets)
+    endpoints: dict[str, FakeEndpoint] = field(default_factory=dict)
+    refresh_ahead: timedelta = timedelta(minutes=10)
+    parallelism: int = 8
 
-    def __call__(self) -> ClientCredentials:
-        self.reads += 1
-        if self.fault:
-            raise self.fault
-        return CREDENTIALS
+    def __post_init__(self) -> None:
+        for name, grant in self.grants.items():
+            self.store.tokens[name] = stored(name, scope=grant.scope)
+            self.endpoints.setdefault(grant.connection, FakeEndpoint(now=self.clock))
+
+    @property
+    def endpoint(self) -> FakeEndpoint:
+        return self.endpoints[DEFAULT_CONNECTION]
+
+    def refresher(self) -> Refresher:
+        return Refresher(
+            grants=self.grants,
+            endpoints=self.endpoints,
+            store=self.store,
+            holds=self.holds,
+            secrets=self.secrets,
+            refresh_ahead=self.refresh_ahead,
+            parallelism=self.parallelism,
+            describe_fault=describe_fault,
+            now=self.clock,
+        )
+
+    def run(self, request: RefreshRequest | None = None, *, time: float = 60) -> dict[str, Outcome]:
+        """One run with `time` seconds; nothing that it tells may hold a secret or a token."""
+        end = self.clock() + seconds(time)
+        outcomes = self.refresher().run(
+            request or RefreshRequest(), time_left=lambda: end - self.clock()
+        )
+        assert not leaks(repr(outcomes), repr(causes_of_failure(outcomes)), repr(self.holds.texts))
+        return {outcome.grant: outcome for outcome in outcomes}
+
+
+def states(outcomes: dict[str, Outcome]) -> dict[str, str]:
+    return {name: outcome.state.value for name, outcome in outcomes.items()}
 
 
 def answer(
@@ -205,10 +367,13 @@ def answer(
     )
 
 
+type Scripted = urllib3.BaseHTTPResponse | Exception | Callable[[], urllib3.BaseHTTPResponse]
+
+
 class FakePool(urllib3.PoolManager):
     """Gives scripted answers, or raises them; keeps what was asked."""
 
-    def __init__(self, *script: urllib3.BaseHTTPResponse | Exception) -> None:
+    def __init__(self, *script: Scripted) -> None:
         super().__init__()
         self.script = list(script)
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
@@ -218,7 +383,7 @@ class FakePool(urllib3.PoolManager):
         scripted = self.script.pop(0)
         if isinstance(scripted, Exception):
             raise scripted
-        return scripted
+        return scripted() if callable(scripted) else scripted
 
 
 def ssm_client() -> "SSMClient":
@@ -236,6 +401,26 @@ def secrets_client() -> "SecretsManagerClient":
         aws_access_key_id="id",
         aws_secret_access_key="key",
     )
+
+
+class FakeSsm:
+    """Parameters in a dictionary, each with all its versions."""
+
+    exceptions = ssm_client().exceptions
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[str]] = {}
+
+    def get_parameter(self, Name: str, **_options: object) -> dict[str, Any]:  # noqa: N803
+        name, _, number = Name.partition(":")
+        version = int(number or len(self.values.get(name, [])))
+        if version < 1:
+            raise self.exceptions.ParameterNotFound({"Error": {}}, "GetParameter")
+        return {"Parameter": {"Value": self.values[name][version - 1], "Version": version}}
+
+    def put_parameter(self, Name: str, Value: str, **_options: object) -> dict[str, int]:  # noqa: N803
+        self.values.setdefault(Name, []).append(Value)
+        return {"Version": len(self.values[Name])}
 
 
 @dataclass
@@ -291,5 +476,6 @@ def everyone_at_once(parties: int) -> Callable[[], object]:
 _STORE: TokenStore = FakeStore()
 _READER: TokenReader = FakeStore()
 _ENDPOINT: Endpoint = FakeEndpoint()
-_READ_CREDENTIALS: Callable[[], Credentials] = FakeSecret()
+_HOLDS: HoldStore = FakeHolds()
+_SECRETS: Secrets = FakeSecrets()
 _NOW: Callable[[], datetime] = FakeClock()

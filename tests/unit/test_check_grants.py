@@ -9,13 +9,13 @@ from token_refresher.check_grants import faults, main
 
 HEAD = "[grants.deals]\n"
 SCOPE = 'scope = ["read:deals"]\n'
+UAT = '[connections.uat]\ntoken_url = "https://uat.example/oauth2/token"\n'
 
 
 def test_shipped_file_is_sound() -> None:
     assert faults(GRANTS_FILE.read_text(encoding="utf-8")) == []
 
 
-# Left out, a bug: `scope = [2025-03-01]` passes (the check sees text) and breaks load_grants.
 @pytest.mark.parametrize(
     ("toml", "fault"),
     [
@@ -36,6 +36,17 @@ def test_shipped_file_is_sound() -> None:
         ("[grants.Deals]\n" + SCOPE, "the grant's name 'Deals'"),
         ("[grant.deals]\n" + SCOPE, "grants: "),
         ("since = 2025-03-01\n" + HEAD + SCOPE, "since: "),
+        (HEAD + "scope = [2025-03-01]", "grants.deals.scope.0: "),
+        (HEAD + SCOPE + 'mode = "audit"', "grants.deals: mode is for a grant with callers"),
+        (HEAD + SCOPE + 'mode = "try"', "grants.deals.mode: "),
+        (HEAD + SCOPE + "connection = 3", "grants.deals.connection: "),
+        (HEAD + SCOPE + 'connection = "uat"', "grants.deals: there is no [connections.uat]"),
+        (HEAD + SCOPE + "[connections.uat]", "connections.uat.token_url: "),
+        (HEAD + SCOPE + UAT + 'url = "x"', "connections.uat.url: "),
+        (HEAD + SCOPE + UAT.replace("https", "http"), "connections.uat: token_url is not"),
+        (HEAD + SCOPE + UAT.replace("uat]", "Uat]"), "the connection's name 'Uat'"),
+        (HEAD + SCOPE + UAT.replace("uat]", "default]"), "[connections.default] is the template"),
+        (HEAD + SCOPE + "connections = 3", "grants.deals.connections: "),
     ],
 )
 def test_faulty_file_is_refused_and_the_key_named(toml: str, fault: str) -> None:
@@ -80,11 +91,14 @@ def test_command_fails_on_a_faulty_or_unreadable_file(
     assert capsys.readouterr().err.startswith(said)
 
 
-@pytest.mark.parametrize("callers", ["", 'callers = ["arn:aws:iam::111122223333:user/ops/*"]'])
+@pytest.mark.parametrize(
+    "more",
+    ["", 'callers = ["arn:aws:iam::111122223333:user/ops/*"]', UAT, 'connection = "uat"\n' + UAT],
+)
 def test_file_that_passes_the_check_is_one_that_the_functions_load(
-    tmp_path: Path, callers: str
+    tmp_path: Path, more: str
 ) -> None:
     file = tmp_path / "grants.toml"
-    file.write_text(HEAD + SCOPE + callers)
+    file.write_text(HEAD + SCOPE + more)
     assert faults(file.read_text()) == []
     assert set(load_grants(file)) == {"deals"}

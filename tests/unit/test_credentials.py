@@ -1,21 +1,24 @@
 """The client secret: read exactly, refused plainly, never repeated."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, cast
 
 import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
-from tests.unit.fakes import CREDENTIALS, SECRET, all_said, leaks, secrets_client
+from tests.unit.fakes import CREDENTIALS, SECRET, FakeSecrets, all_said, leaks, secrets_client
 from token_broker.errors import ConfigurationError
-from token_refresher.credentials import ClientCredentials, read_credentials
+from token_refresher.credentials import SecretReader, SecretVersion
 
 if TYPE_CHECKING:
     from types_boto3_secretsmanager import SecretsManagerClient
 
-ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:stack/connections/default-AbCdEf"
+PREFIX = "token-broker/connections/"
+NAME = PREFIX + "default"
+ARN = f"arn:aws:secretsmanager:eu-west-1:111122223333:secret:{NAME}-AbCdEf"
+VERSION_ID = "6f0d3c9a-2b1e-4d8f-a7c5-0e9b8d7c6f5a"
 SOUND = {"client_id": "7f0c1a52", "client_secret": SECRET, "dealtrack_registration_id": "c3b2&=%"}
 
 
@@ -25,19 +28,41 @@ def secrets() -> Iterator[Stubber]:
         yield stub
 
 
-def read(secrets: Stubber) -> ClientCredentials:
-    return read_credentials(cast("SecretsManagerClient", secrets.client), ARN)
+@pytest.fixture
+def reader(secrets: Stubber) -> Iterator[SecretReader]:
+    yield SecretReader(cast("SecretsManagerClient", secrets.client), prefix=PREFIX)
+    secrets.assert_no_pending_responses()
+
+
+def version(text: str) -> dict[str, object]:
+    return {"SecretString": text, "VersionId": VERSION_ID}
 
 
 @pytest.mark.parametrize("ascii_only", [True, False])
-def test_secret_is_read_exactly(secrets: Stubber, ascii_only: bool) -> None:  # noqa: FBT001
+def test_secret_is_read_exactly(
+    secrets: Stubber,
+    reader: SecretReader,
+    ascii_only: bool,  # noqa: FBT001
+) -> None:
     text = json.dumps(SOUND | {"note": "ignored"}, ensure_ascii=ascii_only)
-    secrets.add_response("get_secret_value", {"SecretString": text}, {"SecretId": ARN})
-    assert read(secrets) == CREDENTIALS
+    expected = {"SecretId": NAME, "VersionStage": "AWSCURRENT"}
+    secrets.add_response("get_secret_value", version(text), expected)
+    assert reader.read("default") == SecretVersion(
+        version_id=VERSION_ID, stage="AWSCURRENT", credentials=CREDENTIALS
+    )
+
+
+def test_version_is_read_by_connection_and_stage(secrets: Stubber, reader: SecretReader) -> None:
+    expected = {"SecretId": PREFIX + "uat", "VersionStage": "AWSPREVIOUS"}
+    secrets.add_response("get_secret_value", version(json.dumps(SOUND)), expected)
+    found = reader.read("uat", "AWSPREVIOUS")
+    assert found is not None
+    assert (found.version_id, found.stage) == (VERSION_ID, "AWSPREVIOUS")
 
 
 def test_request_carries_the_credentials_and_the_scope() -> None:
-    request = CREDENTIALS.request(("read:deals", "read:users"))
+    found = SecretVersion(version_id=VERSION_ID, stage="AWSCURRENT", credentials=CREDENTIALS)
+    request = found.request(("read:deals", "read:users"))
     assert (request.client_id, request.client_secret) == ("7f0c1a52", SECRET)
     assert request.dealtrack_registration_id == "c3b2&=%"
     assert request.scope == ("read:deals", "read:users")
@@ -57,23 +82,75 @@ def test_request_carries_the_credentials_and_the_scope() -> None:
         (json.dumps(SOUND)[:-1], "not valid JSON"),
     ],
 )
-def test_unusable_secret_is_named_but_not_repeated(secrets: Stubber, text: str, said: str) -> None:
-    secrets.add_response("get_secret_value", {"SecretString": text})
+@pytest.mark.parametrize("stage", ["AWSCURRENT", "AWSPENDING"])
+def test_unusable_secret_is_named_but_not_repeated(
+    secrets: Stubber, reader: SecretReader, stage: str, text: str, said: str
+) -> None:
+    secrets.add_response("get_secret_value", version(text))
     with pytest.raises(ConfigurationError) as caught:
-        read(secrets)
-    assert ARN in str(caught.value)
+        reader.read("default", stage)
+    assert f"the secret {NAME}: " in str(caught.value)
     assert said in str(caught.value)
     assert not leaks(all_said(caught.value))
 
 
-def test_binary_secret_is_refused(secrets: Stubber) -> None:
-    secrets.add_response("get_secret_value", {"SecretBinary": SECRET.encode()})
-    with pytest.raises(ConfigurationError, match="binary data; store the JSON as text") as caught:
-        read(secrets)
+def test_binary_secret_is_refused(secrets: Stubber, reader: SecretReader) -> None:
+    binary = {"SecretBinary": SECRET.encode(), "VersionId": VERSION_ID}
+    secrets.add_response("get_secret_value", binary)
+    with pytest.raises(ConfigurationError, match="is binary; store the JSON as text") as caught:
+        reader.read("default")
     assert not leaks(all_said(caught.value))
 
 
-def test_refusal_by_aws_passes_through(secrets: Stubber) -> None:
+def test_missing_secret_is_named(secrets: Stubber, reader: SecretReader) -> None:
     secrets.add_client_error("get_secret_value", "ResourceNotFoundException")
-    with pytest.raises(ClientError, match="ResourceNotFound"):
-        read(secrets)
+    with pytest.raises(ConfigurationError, match="token-broker/connections/uat does not exist"):
+        reader.read("uat")
+
+
+@pytest.mark.parametrize("stage", ["AWSPENDING", "AWSPREVIOUS"])
+def test_missing_version_is_none(secrets: Stubber, reader: SecretReader, stage: str) -> None:
+    secrets.add_client_error("get_secret_value", "ResourceNotFoundException")
+    assert reader.read("default", stage) is None
+
+
+@pytest.mark.parametrize("stage", ["AWSCURRENT", "AWSPREVIOUS"])
+def test_other_refusals_by_aws_pass_through(
+    secrets: Stubber, reader: SecretReader, stage: str
+) -> None:
+    secrets.add_client_error("get_secret_value", "AccessDeniedException")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        reader.read("default", stage)
+
+
+@pytest.mark.parametrize(
+    ("secret", "connection"),
+    [
+        (ARN, "default"),
+        (NAME, "default"),
+        (ARN.replace("default", "uat-2"), "uat-2"),
+        (ARN.replace("arn:aws:", "arn:aws-us-gov:"), "default"),
+        (PREFIX + "uat-2", "uat-2"),
+        (ARN.replace("token-broker/", "other-broker/"), None),
+        ("db/" + NAME, None),
+        ("default", None),
+        ("arn:aws:s3:::bucket", None),
+        ("arn:", None),
+        ("", None),
+    ],
+)
+def test_connection_of_a_secret_is_told_by_its_arn_or_name(
+    reader: SecretReader, secret: str, connection: str | None
+) -> None:
+    assert reader.connection_of(secret) == connection
+
+
+def test_fake_tells_connections_as_the_reader_does(reader: SecretReader) -> None:
+    for secret in (ARN, NAME, "", "db/" + NAME, ARN.replace("default", "uat-2")):
+        assert FakeSecrets().connection_of(secret) == reader.connection_of(secret)
+
+
+@pytest.mark.parametrize("printed", [repr, str, "{}".format])
+def test_secret_that_is_printed_keeps_its_secret(printed: Callable[[object], str]) -> None:
+    found = SecretVersion(version_id=VERSION_ID, stage="AWSCURRENT", credentials=CREDENTIALS)
+    assert not leaks(printed(found), printed(found.request(("a",))))

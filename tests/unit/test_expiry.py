@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.fakes import NOW, jwt, seconds
-from token_broker.expiry import MAX_LIFETIME, due_window, expires_at, is_due, jwt_expiry
+from token_broker.expiry import MAX_LIFETIME, JwtTimes, due_window, expires_at, is_due, jwt_times
 
 durations = st.timedeltas(timedelta(0), timedelta(days=400))
 
@@ -18,9 +18,11 @@ def payload(text: str) -> str:
     return f"e30.{base64.urlsafe_b64encode(text.encode()).decode().rstrip('=')}.sig"
 
 
-def test_jwt_expiry_is_its_exp() -> None:
-    assert jwt_expiry(jwt(exp=1740830400)) == NOW
-    assert jwt_expiry(jwt(exp=1740830400.5, aud="ÿÿÿ???")) == NOW + seconds(0.5)
+def test_jwt_times_are_its_exp_and_iat() -> None:
+    whole = jwt_times(jwt(exp=1740830400, iat=1740829500))
+    assert whole == JwtTimes(issued_at=NOW - seconds(900), expires_at=NOW)
+    fraction = jwt_times(jwt(exp=1740830400.5, aud="ÿÿÿ???"))
+    assert fraction == JwtTimes(issued_at=None, expires_at=NOW + seconds(0.5))
 
 
 @pytest.mark.parametrize(
@@ -50,14 +52,14 @@ def test_jwt_expiry_is_its_exp() -> None:
     ids=lambda token: token[:24],
 )
 def test_token_without_a_usable_exp_names_no_end(token: str) -> None:
-    assert jwt_expiry(token) is None
+    assert jwt_times(token) is None
     assert expires_at(token, expires_in=None, requested_at=NOW) is None
 
 
 @given(st.text(st.characters(codec="utf-8")) | st.floats().map(json.dumps))
 def test_no_token_text_breaks_the_reading_of_its_exp(text: str) -> None:
-    assert jwt_expiry(text) is None
-    assert jwt_expiry(payload(text)) is None
+    assert jwt_times(text) is None
+    assert jwt_times(payload(text)) is None
 
 
 @pytest.mark.parametrize(

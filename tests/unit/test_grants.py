@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from token_broker.grants import Grant, GrantsFile, load_grants
+from token_broker.grants import Connection, Grant, GrantsFile, load_grants, load_grants_file
 
 DEALS = Grant(scope=("read:deals",))
+UAT = Connection(token_url="https://uat.example/oauth2/token")
 
 
 def test_shipped_grants_are_the_documented_four() -> None:
@@ -19,18 +20,76 @@ def test_shipped_grants_are_the_documented_four() -> None:
         "reporting": ("read:deals", "read:activity", "read:users"),
     }
     assert all(grant.callers is None for grant in grants.values())
+    assert all(grant.connection == "default" for grant in grants.values())
+    assert load_grants_file().connections == {}
 
 
 def test_callers_of_a_file_are_read(tmp_path: Path) -> None:
     file = tmp_path / "grants.toml"
     file.write_text(
         '[grants.open]\nscope = ["a"]\n[grants.locked]\nscope = ["a", "b"]\n'
-        'callers = ["arn:aws:iam::111122223333:role/etl-*"]\n'
+        'callers = ["arn:aws:iam::111122223333:role/etl-*"]\nmode = "audit"\n'
     )
     assert load_grants(file) == {
         "open": Grant(scope=("a",)),
-        "locked": Grant(scope=("a", "b"), callers=("arn:aws:iam::111122223333:role/etl-*",)),
+        "locked": Grant(
+            scope=("a", "b"), callers=("arn:aws:iam::111122223333:role/etl-*",), mode="audit"
+        ),
     }
+
+
+def test_connections_of_a_file_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "grants.toml"
+    file.write_text(
+        '[connections.uat]\ntoken_url = "https://uat.example/oauth2/token"\n'
+        '[grants.deals]\nscope = ["a"]\n'
+        '[grants.uat_deals]\nscope = ["a"]\nconnection = "uat"\n'
+    )
+    assert load_grants_file(file) == GrantsFile(
+        grants={
+            "deals": Grant(scope=("a",)),
+            "uat_deals": Grant(scope=("a",), connection="uat"),
+        },
+        connections={"uat": Connection(token_url="https://uat.example/oauth2/token")},
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.deal-track.com/oauth2/token",
+        "https://uat.example:8443",
+        "http://127.0.0.1:9000/oauth2/token",
+        "http://localhost/oauth2/token",
+        "http://[::1]:9000/token",
+    ],
+)
+def test_token_url_is_https_or_on_loopback(url: str) -> None:
+    assert Connection(token_url=url).token_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "uat.example/token",
+        "http://uat.example/token",
+        "http://127.0.0.1.example/token",
+        "http://localhost@evil.example/token",
+        "http://localhost:1@evil.example/token",
+        "https://user:word@uat.example/token",
+        "https://uat.example/token?x=1",
+        "https://uat.example/token#x",
+        "https:///token",
+        "https://uat.example/to ken",
+        "https://uat.example/token\n",
+        "ftp://uat.example/token",
+        "HTTPS://uat.example/token",
+    ],
+)
+def test_other_token_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="token_url is not an https URL"):
+        Connection(token_url=url)
 
 
 @pytest.mark.parametrize("text", ["", "grants = 1", "[grants.deals]", "[grants]", "[[["])
@@ -48,6 +107,7 @@ def test_file_that_no_build_has_checked_is_not_served(tmp_path: Path, text: str)
         (lambda: Grant(scope=("read deals",)), "'read deals' is not a scope-token"),
         (lambda: Grant(scope=("a", "b", "a")), "names a scope twice"),
         (lambda: Grant(scope=("a",), callers=()), "nobody could have the grant"),
+        (lambda: Grant(scope=("a",), mode="audit"), "there is nobody to audit"),
         (lambda: Grant(scope=("a",), callers=("*",)), r"the pattern '\*' is not arn"),
         (lambda: GrantsFile(grants={}), "nothing to do"),
         (lambda: GrantsFile(grants={"Deals": DEALS}), "'Deals' is not a lower-case letter"),
@@ -55,6 +115,18 @@ def test_file_that_no_build_has_checked_is_not_served(tmp_path: Path, text: str)
         (lambda: GrantsFile(grants={"a/b": DEALS}), "'a/b'"),
         (lambda: GrantsFile(grants={"deals\n": DEALS}), "lower-case letter"),
         (lambda: GrantsFile(grants={"a" * 64: DEALS}), "up to 62"),
+        (
+            lambda: GrantsFile(grants={"deals": DEALS}, connections={"UAT": UAT}),
+            "the connection's name 'UAT' is not a lower-case letter",
+        ),
+        (
+            lambda: GrantsFile(grants={"deals": DEALS}, connections={"default": UAT}),
+            "set its TokenUrl parameter instead",
+        ),
+        (
+            lambda: GrantsFile(grants={"deals": Grant(scope=("a",), connection="uta")}),
+            r"grants.deals: there is no \[connections.uta\] table",
+        ),
     ],
 )
 def test_malformed_grant_is_refused_by_name(make: Callable[[], object], message: str) -> None:

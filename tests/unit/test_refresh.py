@@ -1,78 +1,32 @@
-"""Refreshing: what is due is renewed, and nothing is ever worse for it."""
+"""Refreshing: what is due is found in the store at every run, and connections run side by side."""
 
-from dataclasses import dataclass, field
-from typing import Any
+import threading
+from collections.abc import Callable
 
 import pytest
 
 from tests.unit.fakes import (
-    CREDENTIALS,
     NOW,
-    FakeClock,
-    FakeEndpoint,
-    FakeSecret,
-    FakeStore,
+    SECRET_PREFIX,
+    Broker,
     client_error,
     event,
     everyone_at_once,
-    jwt,
-    leaks,
+    rejection,
     seconds,
+    states,
     stored,
 )
-from token_broker.aws import describe_fault
-from token_broker.errors import (
-    ConfigurationError,
-    CorruptStoredToken,
-    InvalidRequest,
-    InvalidTokenResponse,
-    TokenEndpointUnavailable,
-)
+from token_broker.errors import ConfigurationError, CorruptStoredToken, InvalidRequest
 from token_broker.grants import Grant
-from token_broker.models import TokenResponse
-from token_refresher import refresh
-from token_refresher.refresh import (
-    Outcome,
-    Refresher,
-    RefreshRequest,
-    State,
-    accept,
-    causes_of_failure,
-)
+from token_refresher.outcomes import Outcome, State, causes_of_failure
+from token_refresher.refresh_request import RefreshRequest
 
-GRANTS = {name: Grant(scope=(f"read:{name}",)) for name in ("deals", "activity", "users")}
-ALL = RefreshRequest()
 FORCED = RefreshRequest(force=True)
 
 
-def response(text: str = "new", expires_in: int | None = 3600, **more: Any) -> TokenResponse:
-    return TokenResponse(access_token=text, token_type="Bearer", expires_in=expires_in, **more)
-
-
-@dataclass
-class Broker:
-    """A refresher among fakes; in its store all tokens are fresh, unless a test ages one."""
-
-    store: FakeStore = field(
-        default_factory=lambda: FakeStore({name: stored(name) for name in GRANTS})
-    )
-    endpoint: FakeEndpoint = field(default_factory=FakeEndpoint)
-    secret: FakeSecret = field(default_factory=FakeSecret)
-    clock: FakeClock = field(default_factory=FakeClock)
-
-    def run(self, request: RefreshRequest = ALL, *, time: float = 60) -> dict[str, Outcome]:
-        refresher = Refresher(
-            grants=GRANTS,
-            store=self.store,
-            endpoint=self.endpoint,
-            read_credentials=self.secret,
-            refresh_ahead=seconds(600),
-            describe_fault=describe_fault,
-            now=self.clock,
-        )
-        outcomes = refresher.run(request, time_left=lambda: NOW + seconds(time) - self.clock())
-        assert not leaks(repr(outcomes), repr(causes_of_failure(outcomes)))
-        return {outcome.grant: outcome for outcome in outcomes}
+def changed(connection: str = "default") -> RefreshRequest:
+    return RefreshRequest(changed_secret=SECRET_PREFIX + connection)
 
 
 @pytest.fixture
@@ -80,56 +34,31 @@ def broker() -> Broker:
     return Broker()
 
 
-def states(outcomes: dict[str, Outcome]) -> dict[str, str]:
-    return {name: outcome.state.value for name, outcome in outcomes.items()}
-
-
-@pytest.mark.parametrize(
-    ("given", "request_"),
-    [
-        (event("schedule.json"), ALL),
-        (event("schedule.json") | {"source": "aws.events", "detail": {}}, ALL),
-        ({}, ALL),
-        (event("forced_refresh.json"), RefreshRequest(force=True, grants=("deals",))),
-        ({"force": False}, ALL),
-        ({"grants": None}, ALL),
-        ({"grants": []}, RefreshRequest(grants=())),
-        ({"grants": ["users", "deals", "users"]}, RefreshRequest(grants=("users", "deals"))),
-    ],
-)
-def test_event_says_what_to_renew(given: object, request_: RefreshRequest) -> None:
-    assert RefreshRequest.from_event(given) == request_
-
-
-@pytest.mark.parametrize(
-    ("given", "complaint"),
-    [
-        (None, "not a JSON object"),
-        (["deals"], "not a JSON object"),
-        ({"Force": True}, "unknown in the event: Force; use force, grants"),
-        ({"source": "aws.events"}, "unknown in the event: source"),
-        ({"force": "true"}, "force is not"),
-        ({"force": 1}, "force is not"),
-        ({"grants": "deals"}, "not a list"),
-        ({"grants": [["deals"]]}, "not a list"),
-    ],
-)
-def test_event_that_is_not_understood_is_refused(given: object, complaint: str) -> None:
-    with pytest.raises(InvalidRequest, match=complaint):
-        RefreshRequest.from_event(given)
+@pytest.fixture
+def two() -> Broker:
+    """A broker with a second connection, `uat`; nothing is stored."""
+    broker = Broker(
+        grants={
+            "deals": Grant(scope=("read:deals",)),
+            "uat_deals": Grant(scope=("read:deals",), connection="uat"),
+            "users": Grant(scope=("read:users",)),
+        }
+    )
+    broker.store.tokens.clear()
+    return broker
 
 
 def test_unknown_grant_is_refused_before_anything_is_read(broker: Broker) -> None:
     with pytest.raises(InvalidRequest, match="no such grant: deal; there are deals, activity"):
         broker.run(RefreshRequest(grants=("users", "deal")))
-    assert (broker.store.reads, broker.secret.reads) == ([], 0)
+    assert (broker.store.reads, broker.secrets.reads) == ([], [])
 
 
-def test_nothing_due_means_no_secret_read_and_no_request(broker: Broker) -> None:
+def test_nothing_due_means_no_secret_read_no_claim_and_no_request(broker: Broker) -> None:
     outcomes = broker.run()
     assert set(states(outcomes).values()) == {"not_due"}
     assert outcomes["deals"].fingerprint == stored("deals").fingerprint
-    assert (broker.secret.reads, broker.endpoint.requests) == (0, [])
+    assert (broker.secrets.reads, broker.holds.texts, broker.endpoint.requests) == ([], {}, [])
 
 
 def test_what_is_missing_or_about_to_end_is_renewed(broker: Broker) -> None:
@@ -137,13 +66,21 @@ def test_what_is_missing_or_about_to_end_is_renewed(broker: Broker) -> None:
     broker.store.tokens["users"] = stored("old", left=600, age=3000, scope=("read:users",))
     outcomes = broker.run()
     assert states(outcomes) == {"deals": "renewed", "activity": "not_due", "users": "renewed"}
-    assert broker.store.tokens["users"] == stored(
-        "new-token-for-read:users", left=3600, scope=("read:users",)
+    new = broker.store.tokens["users"]
+    assert new == stored("new-token-for-read:users", left=3600, scope=("read:users",))
+    assert outcomes["users"] == Outcome(
+        grant="users",
+        state=State.RENEWED,
+        scope=("read:users",),
+        connection="default",
+        issued_at=NOW,
+        expires_at=NOW + seconds(3600),
+        fingerprint=new.fingerprint,
+        secret_version="v1",
+        attempts=1,
     )
-    assert outcomes["users"].expires_at == NOW + seconds(3600)
-    assert outcomes["users"].fingerprint == broker.store.tokens["users"].fingerprint
-    assert broker.secret.reads == 1
-    assert CREDENTIALS.request(("read:users",)) in broker.endpoint.requests
+    assert broker.secrets.reads == [("default", "AWSCURRENT")]
+    assert sorted(broker.endpoint.scopes) == ["read:deals", "read:users"]
 
 
 def test_every_run_reads_the_store_so_a_deleted_token_is_noticed(broker: Broker) -> None:
@@ -152,158 +89,217 @@ def test_every_run_reads_the_store_so_a_deleted_token_is_noticed(broker: Broker)
     assert states(broker.run())["activity"] == "renewed"
 
 
-def test_force_renews_what_is_not_due_even_by_a_token_that_ends_sooner(broker: Broker) -> None:
-    broker.endpoint.answers["read:deals"] = response(expires_in=60)
-    outcomes = broker.run(RefreshRequest(force=True, grants=("deals",)))
-    assert states(outcomes) == {"deals": "renewed"}
-    assert broker.store.tokens["deals"].expires_at == NOW + seconds(60)
-    assert broker.store.reads == ["deals"]
-
-
-@pytest.mark.parametrize(("expires_in", "state"), [(300, "unchanged"), (301, "renewed")])
-def test_stored_token_is_replaced_only_by_one_that_ends_later(
-    broker: Broker, expires_in: int, state: str
-) -> None:
-    old = broker.store.tokens["deals"] = stored("old", left=300, age=3000)
-    broker.endpoint.answers["read:deals"] = response(expires_in=expires_in)
-    outcome = broker.run()["deals"]
-    assert outcome.state == state
-    assert (broker.store.tokens["deals"] == old) is (state == "unchanged")
-    assert outcome.expires_at == NOW + seconds(expires_in)
-
-
 @pytest.mark.parametrize(
-    ("fault", "reason", "attempts"),
+    ("scope", "state"),
     [
-        (TokenEndpointUnavailable("busy", reason="http_503", attempts=4), "http_503", 4),
-        (InvalidTokenResponse("nonsense", reason="invalid_response"), "invalid_response", 1),
-        (client_error("Throttling", "X"), "Throttling", 1),
-        (RuntimeError(CREDENTIALS.client_secret), "InternalError", 1),
+        (("read:users", "read:deals"), "not_due"),  # the same, in another order
+        (("read:deals",), "renewed"),
+        (("read:deals", "read:users", "read:activity"), "renewed"),
     ],
 )
-def test_failure_of_one_grant_spares_the_others_and_its_stored_token(
-    broker: Broker, fault: Exception, reason: str, attempts: int
+def test_token_of_another_scope_than_the_grant_now_has_counts_as_missing(
+    scope: tuple[str, ...], state: str
 ) -> None:
-    old = broker.store.tokens["deals"] = stored("old", left=60, age=3000)
-    del broker.store.tokens["users"]
-    broker.endpoint.answers["read:deals"] = fault
-    outcomes = broker.run()
-    assert states(outcomes) == {"deals": "failed", "activity": "not_due", "users": "renewed"}
-    assert broker.store.tokens["deals"] == old
-    failed = outcomes["deals"]
-    assert (failed.reason, failed.attempts) == (reason, attempts)
-    assert (failed.expires_at, failed.fingerprint) == (old.expires_at, old.fingerprint)
-    assert list(causes_of_failure(outcomes.values())) == ["deals"]
+    broker = Broker(grants={"both": Grant(scope=("read:deals", "read:users"))})
+    broker.store.tokens["both"] = stored("other", left=80_000, scope=scope)
+    assert broker.run()["both"].state == state
+    assert broker.store.tokens["both"].scope == (
+        scope if state == "not_due" else ("read:deals", "read:users")
+    )
 
 
-def test_token_that_cannot_be_written_is_a_failure(broker: Broker) -> None:
-    broker.store.unwritable["deals"] = client_error("AccessDeniedException", "PutParameter")
-    outcome = broker.run(FORCED)["deals"]
-    assert (outcome.state, outcome.reason) == (State.FAILED, "AccessDeniedException")
-    assert outcome.fingerprint == stored("deals").fingerprint  # what is stored still
+def test_failed_renewal_does_not_count_a_token_of_another_scope_as_the_grant_s(
+    broker: Broker,
+) -> None:
+    other = broker.store.tokens["deals"] = stored(scope=("read:deals", "read:users"))
+    broker.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    outcome = broker.run()["deals"]
+    assert (outcome.state, outcome.expires_at, outcome.fingerprint) == ("failed", None, "")
+    assert broker.store.tokens["deals"] == other  # yet it is not touched
+
+
+def test_corrupt_parameter_is_healed_and_reported(broker: Broker) -> None:
+    broker.store.faults["deals"] = CorruptStoredToken("no token")
+    outcome = broker.run()["deals"]
+    assert (outcome.state, outcome.reason) == ("renewed", "corrupt_parameter")
+    assert broker.store.tokens["deals"].access_token == "new-token-for-read:deals"
+
+
+def test_corrupt_parameter_that_cannot_be_healed_fails_for_that_cause(broker: Broker) -> None:
+    broker.store.faults["deals"] = CorruptStoredToken("no token")
+    broker.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    assert broker.run()["deals"].reason == "invalid_scope"
 
 
 def test_grant_that_cannot_be_read_fails_and_is_not_overwritten(broker: Broker) -> None:
     broker.store.faults["deals"] = client_error("ThrottlingException", "GetParameter")
     outcomes = broker.run(FORCED)
     assert states(outcomes) == {"deals": "failed", "activity": "renewed", "users": "renewed"}
-    assert outcomes["deals"].message == "GetParameter was refused by AWS: ThrottlingException"
+    assert outcomes["deals"].cause == "GetParameter was refused by AWS: ThrottlingException"
+    assert [outcome.is_store_read for outcome in outcomes.values()] == [False, True, True]
     assert "read:deals" not in broker.endpoint.scopes
+    assert list(causes_of_failure(outcomes.values())) == ["deals"]
 
 
-def test_corrupt_parameter_counts_as_no_token(broker: Broker) -> None:
-    broker.store.faults["deals"] = CorruptStoredToken("no token")
-    assert broker.run()["deals"].state is State.RENEWED
-    assert broker.store.tokens["deals"].access_token == "new-token-for-read:deals"
+def test_force_renews_what_is_not_due(broker: Broker) -> None:
+    outcomes = broker.run(RefreshRequest(force=True, grants=("deals",)))
+    assert states(outcomes) == {"deals": "renewed"}
+    assert broker.store.reads == ["deals"]
 
 
-def test_unreadable_secret_fails_what_is_due_and_nothing_else(broker: Broker) -> None:
-    broker.store.tokens["deals"] = stored("old", left=60, age=3000)
-    del broker.store.tokens["users"]
-    broker.secret.fault = ConfigurationError("the secret has not been filled in yet")
-    outcomes = broker.run()
-    assert states(outcomes) == {"deals": "failed", "activity": "not_due", "users": "failed"}
-    assert outcomes["users"].message == "the secret has not been filled in yet"
-    assert outcomes["deals"].expires_at == NOW + seconds(60)
-    assert (broker.secret.reads, broker.endpoint.requests) == (1, [])
-
-
-def test_most_urgent_grant_comes_first_and_outcomes_keep_their_order(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("rejected", "state"), [("deals", "renewed"), ("older", "not_due")])
+def test_token_that_enable_refused_is_renewed_if_it_is_still_the_stored_one(
+    broker: Broker, rejected: str, state: str
 ) -> None:
-    monkeypatch.setattr(refresh, "PARALLELISM", 1)
-    broker.store.tokens["deals"] = stored("a", left=500, age=9000)
-    broker.store.tokens["activity"] = stored("b", left=20, age=9000)
+    broker.clock.wind(1)
+    request = RefreshRequest(grants=("deals",), rejected=stored(rejected).fingerprint)
+    assert states(broker.run(request)) == {"deals": state}
+
+
+def test_outcomes_keep_the_order_of_the_request(broker: Broker) -> None:
+    broker.store.tokens["activity"] = stored(left=20, age=9000, scope=("read:activity",))
     del broker.store.tokens["users"]
     assert list(broker.run()) == ["deals", "activity", "users"]
-    assert broker.endpoint.scopes == ["read:users", "read:activity", "read:deals"]
+    assert list(broker.run(RefreshRequest(grants=("users", "deals")))) == ["users", "deals"]
 
 
-# Left out, a bug: a renewal that took two requests says that it made one attempt.
-def test_renewal_is_not_begun_without_time_for_it(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
+def test_grants_are_read_in_parallel(broker: Broker) -> None:
+    broker.store.on_read = everyone_at_once(len(broker.grants))
+    assert set(states(broker.run()).values()) == {"not_due"}
+
+
+def test_each_connection_has_its_secret_endpoint_and_holds(two: Broker) -> None:
+    two.secrets.put("uat-v9", "uat-secret", connection="uat")
+    outcomes = two.run()
+    assert set(states(outcomes).values()) == {"renewed"}
+    assert sorted(two.secrets.reads) == [("default", "AWSCURRENT"), ("uat", "AWSCURRENT")]
+    assert [r.client_secret for r in two.endpoints["uat"].requests] == ["uat-secret"]
+    assert two.endpoint.scopes == ["read:deals", "read:users"]
+    assert two.store.tokens["uat_deals"].secret_version == "uat-v9"
+    assert (outcomes["uat_deals"].connection, outcomes["deals"].connection) == ("uat", "default")
+    assert sorted(two.holds.reads) == ["default", "uat"]
+
+
+def break_secret(broker: Broker) -> None:
+    broker.secrets.versions["uat", "AWSCURRENT"] = ConfigurationError("not filled in")
+
+
+def refuse_secret(broker: Broker) -> None:
+    broker.secrets.put("uat-v1", "bad", connection="uat")
+    broker.endpoints["uat"].refused_secrets["bad"] = "invalid_client"
+
+
+def deny_secret(broker: Broker) -> None:
+    denied = client_error("AccessDeniedException", "GetSecretValue")
+    broker.secrets.versions["uat", "AWSCURRENT"] = denied
+
+
+def deny_fallbacks(broker: Broker) -> None:
+    refuse_secret(broker)
+    denied = client_error("AccessDeniedException", "GetSecretValue")
+    broker.secrets.versions["uat", "AWSPENDING"] = denied
+
+
+def break_endpoint(broker: Broker) -> None:
+    broker.endpoints["uat"].answers["read:deals"] = RuntimeError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (break_secret, "ConfigurationError"),
+        (deny_secret, "AccessDeniedException"),
+        (refuse_secret, "invalid_client"),
+        pytest.param(
+            deny_fallbacks,
+            "invalid_client",
+        ),
+        (break_endpoint, "InternalError"),
+    ],
+)
+def test_failure_of_one_connection_breaks_no_other(
+    two: Broker, fault: Callable[[Broker], None], reason: str
 ) -> None:
-    monkeypatch.setattr(refresh, "PARALLELISM", 1)
-    broker.endpoint.on_request = lambda: broker.clock.wind(3)
-    assert list(states(broker.run(FORCED, time=8)).values()) == ["renewed", "renewed", "deferred"]
-    assert broker.store.tokens["users"] == stored("users")
+    fault(two)
+    outcomes = two.run()
+    assert states(outcomes) == {"deals": "renewed", "uat_deals": "failed", "users": "renewed"}
+    assert outcomes["uat_deals"].reason == reason
 
 
-def test_grants_are_read_and_renewed_in_parallel(broker: Broker) -> None:
-    broker.store.meet = everyone_at_once(len(GRANTS))
-    broker.endpoint.on_request = everyone_at_once(len(GRANTS))
-    assert set(states(broker.run(FORCED)).values()) == {"renewed"}
+@pytest.mark.parametrize("place", ["secret", "endpoint"])
+def test_connection_that_hangs_delays_no_other(two: Broker, place: str) -> None:
+    others_are_stored = threading.Event()
+
+    def hang(at: object) -> None:
+        if at != "default":
+            assert others_are_stored.wait(timeout=2)
+
+    if place == "secret":
+        two.secrets.on_read = hang
+    else:
+        two.endpoints["uat"].on_request = hang
+    two.store.on_write = lambda grant: others_are_stored.set() if grant == "users" else None
+    assert set(states(two.run()).values()) == {"renewed"}
 
 
-def test_life_is_counted_from_before_the_request(broker: Broker) -> None:
-    broker.endpoint.on_request = lambda: broker.clock.wind(7)
-    broker.run(RefreshRequest(force=True, grants=("deals",)))
-    token = broker.store.tokens["deals"]
-    assert (token.issued_at, token.expires_at) == (NOW, NOW + seconds(3600))
+def test_changed_secret_renews_only_what_was_issued_for_another_version(broker: Broker) -> None:
+    broker.secrets.put("v2")
+    broker.store.tokens["deals"] = stored("deals", secret_version="v2")
+    del broker.store.tokens["users"]
+    broker.clock.wind(1)
+    outcomes = broker.run(changed())
+    assert states(outcomes) == {"deals": "not_due", "activity": "renewed", "users": "renewed"}
+    assert broker.store.tokens["activity"].secret_version == "v2"
+    assert outcomes["activity"].secret_version == "v2"
+    assert sorted(broker.endpoint.scopes) == ["read:activity", "read:users"]
+    assert set(states(broker.run(changed())).values()) == {"not_due"}
 
 
-EXP_IN_AN_HOUR = int(NOW.timestamp()) + 3600
+def test_changed_secret_is_about_the_grants_of_its_connection(two: Broker) -> None:
+    assert states(two.run(changed("uat"))) == {"uat_deals": "renewed"}
+    assert two.secrets.reads == [("uat", "AWSCURRENT")]
 
 
 @pytest.mark.parametrize(
-    ("answered", "left"),
-    [
-        (response(expires_in=1800), 1800),
-        (response(scope="b a"), 3600),
-        (response(jwt(exp=EXP_IN_AN_HOUR), None), 3600),
-        (response(jwt(exp=EXP_IN_AN_HOUR), 7200), 3600),
-        (response(expires_in=6), 6),
-        (response(expires_in=10**9), 86_400),
-    ],
+    "name", ["secret_changed_cloudtrail.json", "secret_label_updated.json"], ids=lambda n: n[:20]
 )
-def test_usable_answer_becomes_the_token_to_store(answered: TokenResponse, left: float) -> None:
-    token = accept(answered, scope=("a", "b"), requested_at=NOW + seconds(0.5), now=NOW)
-    half_a_second = 0 if "." in answered.access_token else 0.5
-    assert token.issued_at == NOW
-    assert token.expires_at == NOW + seconds(int(left + half_a_second))
-    assert (token.access_token, token.scope) == (answered.access_token, ("a", "b"))
+def test_real_change_event_renews_at_once(broker: Broker, name: str) -> None:
+    broker.secrets.put("v2")
+    broker.clock.wind(1)
+    assert set(states(broker.run(RefreshRequest.from_event(event(name)))).values()) == {"renewed"}
+
+
+@pytest.mark.parametrize("secret", ["", "someone-else/db", SECRET_PREFIX + "unheard-of"])
+def test_change_of_another_secret_does_nothing(broker: Broker, secret: str) -> None:
+    broker.store.tokens.clear()
+    assert broker.run(RefreshRequest(changed_secret=secret)) == {}
+    assert (broker.store.reads, broker.secrets.reads, broker.endpoint.requests) == ([], [], [])
 
 
 @pytest.mark.parametrize(
-    ("answered", "reason", "said"),
+    ("lifetime", "left", "percent"),
     [
-        (response(scope="a"), "wrong_scope", "narrower scope"),
-        (response(scope=""), "wrong_scope", "another scope"),
-        (response(scope="a b c"), "wrong_scope", "another scope"),
-        (response(scope="A b"), "wrong_scope", "another scope"),
-        (response("opaque", None), "no_expiry", "neither expires_in nor"),
-        (response(jwt(sub="x"), None), "no_expiry", "neither expires_in nor"),
-        (response(expires_in=5), "expired", "compare this clock"),
-        (response(jwt(exp=EXP_IN_AN_HOUR - 3600), 3600), "expired", "compare this clock"),
+        (3600, 3600, 100),
+        (3600, 600, 100),
+        (3600, 599, 99.8),
+        (3600, 300, 50),
+        (3600, 0, 0),
+        (3600, -9, 0),
+        (300, 150, 100),
+        (300, 75, 50),
     ],
 )
-def test_unusable_answer_is_refused(answered: TokenResponse, reason: str, said: str) -> None:
-    with pytest.raises(InvalidTokenResponse, match=said) as caught:
-        accept(answered, scope=("a", "b"), requested_at=NOW, now=NOW)
-    assert caught.value.reason == reason
-    assert answered.access_token not in str(caught.value)
+def test_due_window_left_falls_from_100_to_0(
+    broker: Broker, lifetime: float, left: float, percent: float
+) -> None:
+    outcome = Outcome(
+        grant="deals",
+        state=State.FAILED,
+        issued_at=NOW - seconds(lifetime - left),
+        expires_at=NOW + seconds(left),
+    )
+    assert broker.refresher().due_window_left(outcome) == percent
 
 
-def test_answer_that_took_the_token_s_whole_life_is_refused() -> None:
-    with pytest.raises(InvalidTokenResponse, match="has expired"):
-        accept(response(expires_in=30), scope=("a",), requested_at=NOW, now=NOW + seconds(25))
+def test_without_a_token_nothing_of_the_due_window_is_left(broker: Broker) -> None:
+    assert broker.refresher().due_window_left(Outcome(grant="x", state=State.FAILED)) == 0

@@ -3,41 +3,37 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, cast
 
 import pytest
 from botocore.stub import Stubber
 
 from tests.unit.fakes import (
-    CREDENTIALS,
     SECRET,
     TOKEN,
-    FakeClock,
+    VERSION,
+    Broker,
     FakeContext,
-    FakeEndpoint,
-    FakeSecret,
-    FakeStore,
     FrozenDatetime,
     Output,
     client_error,
     event,
     leaks,
     output_of,
+    rejection,
+    response,
     seconds,
     stored,
 )
-from token_broker.aws import describe_fault
 from token_broker.errors import (
     ConfigurationError,
+    CorruptStoredToken,
     InvalidRequest,
     RenewalFailed,
-    TokenRequestRejected,
 )
-from token_broker.grants import Grant
-from token_broker.models import TokenResponse, fingerprint
+from token_broker.grants import Connection, Grant, GrantsFile
+from token_broker.models import fingerprint
 from token_refresher import app
-from token_refresher.refresh import Refresher
 
 GRANTS = {"deals": Grant(scope=("read:deals",)), "users": Grant(scope=("read:users",))}
 RENEWED = {
@@ -46,39 +42,38 @@ RENEWED = {
     "fingerprint": fingerprint(TOKEN),
     "attempts": 1,
 }
+FRESH = {
+    "state": "not_due",
+    "expires_at": "2025-03-01T13:00:00Z",
+    "fingerprint": fingerprint("users"),
+}
+AUDIT = {"grant", "scope", "connection", "secret_version", "seconds_left"}
+TOLD = {"state", "expires_at", "fingerprint", "secret_stage", "reason", "cause", "retry_at"}
+POWERTOOLS = {"level", "location", "message", "timestamp", "service", "cold_start"}
+LAMBDA = {"function_name", "function_memory_size", "function_arn", "function_request_id"}
 
 
 @dataclass
 class Function:
     """The handler, wired to fakes; the token of `users` is fresh, that of `deals` missing."""
 
-    store: FakeStore = field(default_factory=lambda: FakeStore({"users": stored("fresh")}))
-    endpoint: FakeEndpoint = field(default_factory=FakeEndpoint)
-    secret: FakeSecret = field(default_factory=FakeSecret)
+    broker: Broker = field(default_factory=lambda: Broker(grants=GRANTS))
     context: FakeContext = field(default_factory=FakeContext)
 
     def __post_init__(self) -> None:
-        sound = TokenResponse(access_token=TOKEN, token_type="Bearer", expires_in=3600)
-        self.endpoint.answers["read:deals"] = sound
+        del self.broker.store.tokens["deals"]
+        self.broker.endpoint.answers["read:deals"] = response(TOKEN)
 
     def __call__(self, given: object) -> dict[str, Any]:
         summary: dict[str, Any] = app.lambda_handler(given, self.context)
+        assert not leaks(json.dumps(summary))
         return summary
 
 
 @pytest.fixture
 def function(monkeypatch: pytest.MonkeyPatch) -> Function:
     function = Function()
-    refresher = Refresher(
-        grants=GRANTS,
-        store=function.store,
-        endpoint=function.endpoint,
-        read_credentials=function.secret,
-        refresh_ahead=seconds(600),
-        describe_fault=describe_fault,
-        now=FakeClock(),
-    )
-    monkeypatch.setattr(app, "_refresher", lambda: refresher)
+    monkeypatch.setattr(app, "_refresher", function.broker.refresher)
     monkeypatch.setattr(app, "datetime", FrozenDatetime)
     return function
 
@@ -91,94 +86,154 @@ def output(capsys: pytest.CaptureFixture[str]) -> Iterator[Output]:
         assert not leaks(output.text())
 
 
+def metrics(output: Output) -> list[dict[str, Any]]:
+    """What was measured: names and values, and the details."""
+    return [
+        {name: value for name, value in line.items() if name not in {"_aws", "service"}}
+        for line in output.metrics()
+    ]
+
+
 @pytest.mark.parametrize("given", [event("schedule.json"), {}], ids=["schedule", "empty"])
 def test_schedule_renews_what_is_due_and_says_so_without_a_token(
     function: Function, output: Output, given: object
 ) -> None:
-    summary = function(given)
-    fresh = {
-        "state": "not_due",
-        "expires_at": "2025-03-01T13:00:00Z",
-        "fingerprint": fingerprint("fresh"),
-    }
-    assert summary == {"grants": {"deals": RENEWED, "users": fresh}}
-    assert not leaks(json.dumps(summary))
-    assert function.store.tokens["deals"].access_token == TOKEN
-    renewed, not_due = output.lines()
-    assert {"message": "grant renewed", "level": "INFO", "grant": "deals", **RENEWED}.items() <= (
-        renewed.items()
-    )
-    assert not_due["message"] == "grant not_due"
-    assert renewed["function_request_id"] == function.context.aws_request_id
-    assert [(m["grant"], m.get("Renewed"), m["SecondsToExpiry"]) for m in output.metrics()] == [
-        ("deals", [1.0], [3600.0]),
-        ("users", None, [3600.0]),
+    assert function(given) == {"grants": {"deals": RENEWED, "users": FRESH}}
+    assert function.broker.store.tokens["deals"].access_token == TOKEN
+    assert metrics(output) == [
+        {"grant": "deals", "SecondsToExpiry": [3600.0], "DueWindowLeft": [100.0]},
+        {"grant": "deals", "Renewed": [1.0]},
+        {"grant": "users", "SecondsToExpiry": [3600.0], "DueWindowLeft": [100.0]},
     ]
 
 
-def test_forced_run_renews_the_named_grant_alone(function: Function) -> None:
-    function.store.tokens["deals"] = stored("fresh too")
-    assert function(event("forced_refresh.json")) == {"grants": {"deals": RENEWED}}
-    assert function.endpoint.scopes == ["read:deals"]
-
-
-def test_log_line_is_an_allow_list(function: Function, output: Output) -> None:
+def test_renewal_leaves_one_audit_line_for_each_grant(function: Function, output: Output) -> None:
     function({})
-    powertools = {"level", "location", "message", "timestamp", "service", "cold_start"}
-    lambdas = {
-        "function_name",
-        "function_memory_size",
-        "function_arn",
-        "function_request_id",
+    renewed, not_due = output.lines()
+    assert {name: renewed[name] for name in set(renewed) - POWERTOOLS - LAMBDA} == {
+        "grant": "deals",
+        "scope": "read:deals",
+        "connection": "default",
+        "secret_version": "v1",
+        "seconds_left": 3600,
+        **RENEWED,
     }
-    for line in output.lines():
-        assert set(line) - powertools - lambdas <= {"grant", *RENEWED}
+    assert (renewed["message"], renewed["level"]) == ("grant renewed", "INFO")
+    assert (not_due["message"], not_due["level"]) == ("grant not_due", "INFO")
+    assert renewed["function_request_id"] == function.context.aws_request_id
+
+
+def test_forced_run_renews_the_named_grant_alone(function: Function) -> None:
+    function.broker.store.tokens["deals"] = stored("fresh too")
+    assert function(event("forced_refresh.json")) == {"grants": {"deals": RENEWED}}
+    assert function.broker.endpoint.scopes == ["read:deals"]
+
+
+@pytest.mark.parametrize("name", ["secret_changed_cloudtrail.json", "secret_label_updated.json"])
+def test_changed_secret_renews_what_was_issued_for_another(function: Function, name: str) -> None:
+    function.broker.store.tokens["users"] = stored(
+        "old", left=60, scope=("read:users",), secret_version="v0"
+    )
+    summary = function(event(name))
+    assert [facts["state"] for facts in summary["grants"].values()] == ["renewed", "renewed"]
 
 
 def test_failed_grant_fails_the_invocation_after_the_others_are_told(
     function: Function, output: Output
 ) -> None:
-    rejection = TokenRequestRejected("client_id, … is wrong", reason="invalid_client")
-    function.endpoint.answers["read:deals"] = rejection
-    with pytest.raises(RenewalFailed, match=r"^not renewed: deals: client_id, … is wrong$"):
+    function.broker.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    with pytest.raises(
+        RenewalFailed, match=r"^not renewed: deals: the token endpoint answered invalid_scope$"
+    ):
         function({"force": True})
     failed, renewed = output.lines()
-    assert (failed["level"], failed["reason"]) == ("ERROR", "invalid_client")
-    assert failed["cause"] == "client_id, … is wrong"
+    assert (failed["level"], failed["reason"]) == ("ERROR", "invalid_scope")
+    assert failed["cause"] == "the token endpoint answered invalid_scope"
+    assert (failed["retry_at"], failed["seconds_left"]) == ("2025-03-01T12:00:55Z", 0)
+    assert set(failed) - POWERTOOLS - LAMBDA <= AUDIT | TOLD | {"attempts"}
     assert renewed["state"] == "renewed"
-    metric = output.metrics()[0]
-    assert (metric["RenewalFailed"], metric["reason"]) == ([1.0], "invalid_client")
-    assert "SecondsToExpiry" not in metric  # nothing is stored
+    assert metrics(output)[:2] == [
+        {"grant": "deals", "SecondsToExpiry": [0.0], "DueWindowLeft": [0.0]},
+        {"grant": "deals", "reason": "invalid_scope", "RenewalFailed": [1.0]},
+    ]
 
 
-def test_expired_token_that_cannot_be_renewed_has_no_seconds_left(
+def test_grant_that_waits_after_a_refusal_is_counted_as_failed(
     function: Function, output: Output
 ) -> None:
-    function.store.tokens["users"] = stored("expired", left=-90, age=3600)
-    function.endpoint.answers["read:users"] = TokenRequestRejected("no", reason="invalid_scope")
+    function.broker.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    for _ in range(2):
+        with pytest.raises(RenewalFailed):
+            function({})
+    waiting = output.lines()[2]
+    assert (waiting["level"], waiting["message"]) == ("ERROR", "grant waiting")
+    assert waiting["retry_at"] == "2025-03-01T12:00:55Z"
+    assert [m["RenewalFailed"] for m in metrics(output) if "RenewalFailed" in m] == [[1.0], [1.0]]
+
+
+def test_fallback_to_another_secret_is_warned_of_and_counted(
+    function: Function, output: Output
+) -> None:
+    function.broker.secrets.put("v2", "bad")
+    function.broker.secrets.put("v1", stage="AWSPREVIOUS")
+    function.broker.endpoint.refused_secrets["bad"] = "invalid_client"
+    summary = function({})["grants"]["deals"]
+    assert summary == RENEWED | {"secret_stage": "AWSPREVIOUS", "attempts": 2}
+    line = output.lines()[0]
+    assert (line["level"], line["secret_version"]) == ("WARNING", "v1")
+    assert {"connection": "default", "SecretFallbackUsed": [1.0]} in metrics(output)
+
+
+def test_healed_parameter_is_warned_of(function: Function, output: Output) -> None:
+    function.broker.store.faults["deals"] = CorruptStoredToken("no token")
+    assert function({})["grants"]["deals"] == RENEWED | {"reason": "corrupt_parameter"}
+    assert output.lines()[0]["level"] == "WARNING"
+    assert not any("RenewalFailed" in metric for metric in metrics(output))
+
+
+@pytest.mark.parametrize(
+    ("left", "shown", "window"), [(-90, 0, 0), (300, 300, 50), (600, 600, 100)]
+)
+def test_token_that_cannot_be_renewed_shows_what_is_left_of_it(
+    function: Function, output: Output, left: float, shown: float, window: float
+) -> None:
+    function.broker.store.tokens["users"] = stored(left=left, age=3600, scope=("read:users",))
+    function.broker.endpoint.answers["read:users"] = rejection("invalid_scope")
     with pytest.raises(RenewalFailed):
         function({"grants": ["users"]})
-    [left] = [
-        metric["SecondsToExpiry"] for metric in output.metrics() if "SecondsToExpiry" in metric
+    assert metrics(output)[0] == {
+        "grant": "users",
+        "SecondsToExpiry": [shown],
+        "DueWindowLeft": [window],
+    }
+
+
+def test_token_that_cannot_be_read_is_not_said_to_have_expired(
+    function: Function, output: Output
+) -> None:
+    function.broker.store.faults["users"] = client_error("ThrottlingException", "GetParameter")
+    with pytest.raises(RenewalFailed):
+        function({"grants": ["users"]})
+    assert metrics(output) == [
+        {"grant": "users", "reason": "ThrottlingException", "RenewalFailed": [1.0]}
     ]
-    assert left == [0.0]
 
 
-# Left out, two bugs: SecondsToExpiry of a failed grant must bear the dimensions it always bears
-# (without `reason`), and a deferred grant without a token has no metric, of which Powertools warns.
 def test_fault_that_quotes_secrets_is_told_without_them(function: Function, output: Output) -> None:
-    function.store.unwritable["deals"] = client_error("AccessDeniedException", "PutParameter")
-    function.endpoint.answers["read:users"] = ValueError(f"{SECRET} {TOKEN} {CREDENTIALS}")
+    denied = client_error("AccessDeniedException", "PutParameter")
+    function.broker.store.unwritable["deals"] = denied
+    function.broker.endpoint.answers["read:users"] = ValueError(f"{SECRET} {TOKEN} {VERSION}")
     with pytest.raises(RenewalFailed) as caught:
         function({"force": True})
     assert "PutParameter was refused by AWS: AccessDeniedException" in str(caught.value)
     assert not leaks(str(caught.value), output.text())
 
 
-def test_time_to_report_is_kept_back(function: Function) -> None:
-    function.store.tokens["deals"] = stored("old", left=60, age=3000)
+def test_time_to_report_is_kept_back(function: Function, output: Output) -> None:
     function.context.milliseconds = 6_999
-    assert function({})["grants"]["deals"]["state"] == "deferred"
+    assert function({})["grants"]["deals"] == {"state": "deferred"}
+    assert output.lines()[0]["level"] == "INFO"
+    assert {"Deferred": [1.0]} in metrics(output)
     function.context.milliseconds = 7_000
     assert function({})["grants"]["deals"]["state"] == "renewed"
 
@@ -187,17 +242,18 @@ def test_time_to_report_is_kept_back(function: Function) -> None:
 def test_event_that_is_not_understood_fails(function: Function, given: object) -> None:
     with pytest.raises(InvalidRequest):
         function(given)
-    assert function.store.reads == []
+    assert function.broker.store.reads == []
 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in {
         "TOKEN_URL": "https://api.example/oauth2/token",
-        "CLIENT_SECRET_ARN": "secret-arn",
+        "SECRET_PREFIX": "stack/connections/",
         "TOKEN_PARAMETER_PREFIX": "/enable-tokens/stack",
         "TOKEN_KEY_ARN": "key-arn",
         "REFRESH_AHEAD_SECONDS": "900",
+        "RENEWAL_PARALLELISM": "5",
         "AWS_DEFAULT_REGION": "eu-west-1",
         "AWS_ACCESS_KEY_ID": "id",
         "AWS_SECRET_ACCESS_KEY": "key",
@@ -211,20 +267,46 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_wiring_follows_the_environment_and_is_done_once(environment: None) -> None:
     refresher = app._refresher()
     assert app._refresher() is refresher
-    assert refresher.refresh_ahead == seconds(900)
+    assert (refresher.refresh_ahead, refresher.parallelism) == (seconds(900), 5)
     assert set(refresher.grants) == {"deals", "activity", "users", "reporting"}
-    store, endpoint = cast("Any", refresher.store), cast("Any", refresher.endpoint)
-    assert endpoint._url == "https://api.example/oauth2/token"
-    with Stubber(store._ssm) as ssm:
-        ssm.add_response(
-            "get_parameter",
-            {"Parameter": {"Value": stored().to_json()}},
-            {"Name": "/enable-tokens/stack/deals", "WithDecryption": True},
-        )
-        assert store.read("deals") == stored()
+    assert {name: endpoint.url for name, endpoint in refresher.endpoints.items()} == {
+        "default": "https://api.example/oauth2/token"
+    }
+    store, holds = cast("Any", refresher.store), cast("Any", refresher.holds)
     assert store._key_id == "key-arn"
-    secrets, arn = cast("partial[Any]", refresher.read_credentials).args
-    assert (secrets.meta.service_model.service_name, arn) == ("secretsmanager", "secret-arn")
+    with Stubber(store._ssm) as ssm:
+        ssm.add_client_error(
+            "get_parameter",
+            "ParameterNotFound",
+            expected_params={"Name": "/enable-tokens/stack/deals", "WithDecryption": True},
+        )
+        ssm.add_client_error(
+            "get_parameter",
+            "ParameterNotFound",
+            expected_params={"Name": "/enable-tokens/stack/holds/default"},
+        )
+        assert store.read("deals") is None
+        assert holds._ssm is store._ssm
+        assert holds.read("default").connection is None
+    assert refresher.secrets.connection_of("stack/connections/uat") == "uat"
+    secrets = cast("Any", refresher.secrets)._secrets
+    assert secrets.meta.service_model.service_name == "secretsmanager"
+
+
+def test_every_connection_of_the_file_has_its_endpoint_and_all_share_a_pool(
+    environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uat = Connection(token_url="https://uat.example/oauth2/token")
+    file = GrantsFile(
+        grants={"deals": Grant(scope=("a",), connection="uat")}, connections={"uat": uat}
+    )
+    monkeypatch.setattr(app, "load_grants_file", lambda: file)
+    endpoints = cast("Any", app._refresher().endpoints)
+    assert {name: endpoint.url for name, endpoint in endpoints.items()} == {
+        "default": "https://api.example/oauth2/token",
+        "uat": "https://uat.example/oauth2/token",
+    }
+    assert endpoints["uat"]._pool is endpoints["default"]._pool
 
 
 def test_unset_variable_fails_the_invocation_by_its_name(

@@ -10,12 +10,18 @@ from token_vendor import app as vendor
 
 REFRESHER = {
     "TOKEN_URL": "https://api.example/oauth2/token",
-    "CLIENT_SECRET_ARN": "arn:secret",
+    "SECRET_PREFIX": "stack/connections/",
     "TOKEN_PARAMETER_PREFIX": "/enable-tokens/stack",
     "TOKEN_KEY_ARN": "arn:key",
     "REFRESH_AHEAD_SECONDS": "600",
+    "RENEWAL_PARALLELISM": "8",
 }
-VENDOR = {"TOKEN_PARAMETER_PREFIX": "/enable-tokens/stack", "TOKEN_CACHE_SECONDS": "60"}
+VENDOR = {
+    "TOKEN_PARAMETER_PREFIX": "/enable-tokens/stack",
+    "TOKEN_CACHE_SECONDS": "60",
+    "REFRESH_AHEAD_SECONDS": "600",
+    "REFRESH_FUNCTION_NAME": "refresher",
+}
 BOTH: list[tuple[type[refresher.Settings | vendor.Settings], dict[str, str]]] = [
     (refresher.Settings, REFRESHER),
     (vendor.Settings, VENDOR),
@@ -25,13 +31,17 @@ BOTH: list[tuple[type[refresher.Settings | vendor.Settings], dict[str, str]]] = 
 def test_settings_are_read_and_the_rest_of_the_environment_ignored() -> None:
     assert refresher.Settings.from_environ(REFRESHER | {"PATH": "/bin"}) == refresher.Settings(
         token_url="https://api.example/oauth2/token",
-        client_secret_arn="arn:secret",
+        secret_prefix="stack/connections/",
         token_parameter_prefix="/enable-tokens/stack",
         token_key_arn="arn:key",
         refresh_ahead=timedelta(minutes=10),
+        parallelism=8,
     )
     assert vendor.Settings.from_environ(VENDOR) == vendor.Settings(
-        token_parameter_prefix="/enable-tokens/stack", token_cache=timedelta(minutes=1)
+        token_parameter_prefix="/enable-tokens/stack",
+        token_cache=timedelta(minutes=1),
+        refresh_ahead=timedelta(minutes=10),
+        refresh_function_name="refresher",
     )
 
 
@@ -52,6 +62,13 @@ def test_missing_or_empty_variable_is_named(
 def test_refresh_ahead_out_of_range_is_refused_with_the_range(value: str) -> None:
     with pytest.raises(ConfigurationError, match=r"REFRESH_AHEAD_SECONDS .* from 30 to 43200"):
         refresher.Settings.from_environ(REFRESHER | {"REFRESH_AHEAD_SECONDS": value})
+
+
+@pytest.mark.parametrize("value", ["0", "33", "-1", "8.0", "eight", "9" * 5000])
+def test_parallelism_out_of_range_is_refused_with_the_range(value: str) -> None:
+    complaint = "RENEWAL_PARALLELISM is not a whole number from 1 to 32"
+    with pytest.raises(ConfigurationError, match=complaint):
+        refresher.Settings.from_environ(REFRESHER | {"RENEWAL_PARALLELISM": value})
 
 
 @pytest.mark.parametrize("value", ["-1", "301", "1.5"])

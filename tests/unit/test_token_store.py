@@ -9,6 +9,7 @@ from botocore.stub import Stubber
 
 from tests.unit.fakes import all_said, leaks, ssm_client, stored
 from token_broker.errors import CorruptStoredToken
+from token_broker.models import StoredToken
 from token_broker.token_store import ParameterTokenStore
 
 if TYPE_CHECKING:
@@ -16,6 +17,25 @@ if TYPE_CHECKING:
 
 NAME = "/enable-tokens/stack/deals"
 READ = {"Name": NAME, "WithDecryption": True}
+OLD = stored("old", left=60, parameter_version=7)
+NEW = stored("new", left=3600)
+
+
+def parameter(text: str, version: int = 7) -> dict[str, object]:
+    return {"Parameter": {"Value": text, "Version": version}}
+
+
+def written(token: StoredToken) -> dict[str, object]:
+    """What a write asks for: encrypted, over the old one, without a label."""
+    return {
+        "Name": NAME,
+        "Description": "Enable access token of the grant deals; written by the token broker",
+        "Value": token.to_json(),
+        "Type": "SecureString",
+        "KeyId": "key-arn",
+        "Tier": "Intelligent-Tiering",
+        "Overwrite": True,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +53,17 @@ def store(stub: Stubber) -> Iterator[ParameterTokenStore]:
 
 
 def test_stored_token_is_read_by_its_name(stub: Stubber, store: ParameterTokenStore) -> None:
-    stub.add_response("get_parameter", {"Parameter": {"Value": stored().to_json()}}, READ)
-    assert store.read("deals") == stored()
+    stub.add_response("get_parameter", parameter(stored().to_json()), READ)
+    token = store.read("deals")
+    assert token == stored()
+    assert token.parameter_version == 7
 
 
-def test_missing_parameter_is_no_token(stub: Stubber, store: ParameterTokenStore) -> None:
-    stub.add_client_error("get_parameter", "ParameterNotFound", expected_params=READ)
+@pytest.mark.parametrize("code", ["ParameterNotFound", "ParameterVersionNotFound"])
+def test_missing_parameter_is_no_token(
+    stub: Stubber, store: ParameterTokenStore, code: str
+) -> None:
+    stub.add_client_error("get_parameter", code, expected_params=READ)
     assert store.read("deals") is None
 
 
@@ -49,7 +74,7 @@ def test_other_refusals_pass_through(stub: Stubber, store: ParameterTokenStore) 
 
 
 def test_foreign_value_is_corrupt_and_not_quoted(stub: Stubber, store: ParameterTokenStore) -> None:
-    stub.add_response("get_parameter", {"Parameter": {"Value": stored().to_json()[:-1]}}, READ)
+    stub.add_response("get_parameter", parameter(stored().to_json()[:-1]), READ)
     with pytest.raises(CorruptStoredToken) as caught:
         store.read("deals")
     assert not leaks(all_said(caught.value))
@@ -58,14 +83,63 @@ def test_foreign_value_is_corrupt_and_not_quoted(stub: Stubber, store: Parameter
 def test_token_is_written_encrypted_over_the_old_one_and_without_a_label(
     stub: Stubber, store: ParameterTokenStore
 ) -> None:
-    expected = {
-        "Name": NAME,
-        "Description": "Enable access token of the grant deals; written by the token broker",
-        "Value": stored().to_json(),
-        "Type": "SecureString",
-        "KeyId": "key-arn",
-        "Tier": "Intelligent-Tiering",
-        "Overwrite": True,
-    }
-    stub.add_response("put_parameter", {"Version": 2}, expected)  # and no further call
-    store.write("deals", stored())
+    stub.add_response("put_parameter", {"Version": 2}, written(stored()))  # and no further call
+    assert store.write("deals", stored()) == 2
+
+
+@pytest.mark.parametrize(("replaced", "version"), [(None, 1), (OLD, 8)])
+def test_token_that_nobody_else_wrote_meanwhile_is_stored_by_one_call(
+    stub: Stubber, store: ParameterTokenStore, replaced: StoredToken | None, version: int
+) -> None:
+    stub.add_response("put_parameter", {"Version": version}, written(NEW))
+    assert store.replace("deals", NEW, replaced=replaced) == NEW
+
+
+@pytest.mark.parametrize(("replaced", "version"), [(None, 2), (OLD, 9), (OLD, 12)])
+def test_later_token_of_an_overlapping_run_is_put_back(
+    stub: Stubber, store: ParameterTokenStore, replaced: StoredToken | None, version: int
+) -> None:
+    later = stored("later", left=3601)
+    stub.add_response("put_parameter", {"Version": version}, written(NEW))
+    between = READ | {"Name": f"{NAME}:{version - 1}"}
+    stub.add_response("get_parameter", parameter(later.to_json(), version - 1), between)
+    stub.add_response("put_parameter", {"Version": version + 1}, written(later))
+    assert store.replace("deals", NEW, replaced=replaced) == later
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        stored("sooner", left=3599).to_json(),
+        stored("as soon", left=3600).to_json(),
+        stored("of another scope", left=9999, scope=("read:deals", "read:users")).to_json(),
+        "corrupt",
+        None,
+    ],
+)
+def test_nothing_else_is_put_back(
+    stub: Stubber, store: ParameterTokenStore, between: str | None
+) -> None:
+    stub.add_response("put_parameter", {"Version": 9}, written(NEW))
+    if between is None:
+        stub.add_client_error("get_parameter", "ParameterVersionNotFound")
+    else:
+        stub.add_response("get_parameter", parameter(between, 8), READ | {"Name": f"{NAME}:8"})
+    assert store.replace("deals", NEW, replaced=OLD) == NEW
+
+
+def test_token_of_the_same_scopes_in_another_order_may_be_put_back(
+    stub: Stubber, store: ParameterTokenStore
+) -> None:
+    token = stored("new", scope=("a", "b"))
+    later = stored("later", left=3601, scope=("b", "a"))
+    stub.add_response("put_parameter", {"Version": 9}, written(token))
+    stub.add_response("get_parameter", parameter(later.to_json(), 8))
+    stub.add_response("put_parameter", {"Version": 10}, written(later))
+    assert store.replace("deals", token, replaced=OLD) == later
+
+
+def test_refused_write_passes_through(stub: Stubber, store: ParameterTokenStore) -> None:
+    stub.add_client_error("put_parameter", "ThrottlingException")
+    with pytest.raises(ClientError, match="Throttling"):
+        store.replace("deals", NEW, replaced=None)

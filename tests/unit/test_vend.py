@@ -1,6 +1,7 @@
 """Vending: who gets which token, and how seldom the store is asked."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -9,12 +10,14 @@ from token_broker.errors import (
     BrokerError,
     CallerNotAllowed,
     CorruptStoredToken,
+    InvalidScope,
     NoLiveToken,
+    RejectionTooSoon,
     UnknownGrant,
 )
 from token_broker.grants import Grant
 from token_broker.models import StoredToken
-from token_vendor.vend import RETRY_AFTER, Vendor, VendRequest
+from token_vendor.vend import RETRY_AFTER, GrantState, GrantStatus, Vendor, VendRequest
 
 IAM = "arn:aws:iam::111122223333"
 STS = "arn:aws:sts::111122223333"
@@ -25,12 +28,16 @@ GRANTS = {
 }
 
 
+def token(grant: str, **more: Any) -> StoredToken:
+    return stored(grant, scope=GRANTS[grant].scope, **more)
+
+
 @dataclass
 class Counter:
     """A vendor among fakes."""
 
     store: FakeStore = field(
-        default_factory=lambda: FakeStore({name: stored(name) for name in GRANTS})
+        default_factory=lambda: FakeStore({name: token(name) for name in GRANTS})
     )
     clock: FakeClock = field(default_factory=FakeClock)
     faults: list[Exception] = field(default_factory=list)
@@ -41,14 +48,14 @@ class Counter:
             grants=GRANTS,
             store=self.store,
             cache_window=seconds(self.cache_window),
+            refresh_ahead=seconds(600),
             on_read_fault=self.faults.append,
             now=self.clock,
         )
 
     def vend(self, grant: str = "deals", caller: str = ALICE, *, min_ttl: float = 0) -> StoredToken:
-        return self.vendor.vend(
-            VendRequest(grant=grant, caller_arn=caller, min_ttl=seconds(min_ttl))
-        )
+        request = VendRequest(grant=grant, caller_arn=caller, min_ttl=seconds(min_ttl))
+        return self.vendor.vend(request).token
 
 
 @pytest.fixture
@@ -61,7 +68,48 @@ def counter() -> Counter:
 def test_live_token_is_vended_to_whom_the_grant_is_open(
     counter: Counter, grant: str, caller: str
 ) -> None:
-    assert counter.vend(grant, caller) == stored(grant)
+    assert counter.vend(grant, caller) == token(grant)
+
+
+@pytest.mark.parametrize(
+    ("scope", "is_vended"),
+    [
+        (("read:deals", "read:users"), True),
+        (("read:users", "read:deals"), True),
+        (("read:deals",), True),  # the grant was widened: its token can do less for a while
+        (("read:deals", "read:users", "write:deals"), False),
+        (("write:deals",), False),
+    ],
+)
+def test_token_that_can_do_more_than_a_narrowed_grant_may_is_none(
+    scope: tuple[str, ...],
+    is_vended: bool,  # noqa: FBT001
+) -> None:
+    grants = {"both": Grant(scope=("read:deals", "read:users"))}
+    vendor = Vendor(
+        grants=grants,
+        store=FakeStore({"both": stored(scope=scope)}),
+        cache_window=seconds(60),
+        refresh_ahead=seconds(600),
+        on_read_fault=lambda _error: None,
+        now=FakeClock(),
+    )
+    request = VendRequest(grant="both", caller_arn=ALICE)
+    if is_vended:
+        assert vendor.vend(request).token.scope == scope
+        return
+    with pytest.raises(NoLiveToken, match="no live token"):
+        vendor.vend(request)
+
+
+def test_narrower_successor_is_vended_within_a_cache_window() -> None:
+    counter = Counter()
+    counter.store.tokens["deals"] = stored(scope=("read:deals", "read:users"))
+    with pytest.raises(NoLiveToken):
+        counter.vend()
+    counter.store.tokens["deals"] = token("deals")
+    counter.clock.wind(60)
+    assert counter.vend() == token("deals")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +216,7 @@ def test_failed_read_is_made_up_for_by_a_remembered_live_token(counter: Counter)
     counter.vend()
     fault = counter.store.faults["deals"] = RuntimeError("no store")
     counter.clock.wind(60)
-    assert counter.vend() == counter.vend() == stored("deals")
+    assert counter.vend() == counter.vend() == token("deals")
     assert counter.faults == [fault]  # told once: the store is not pestered meanwhile
     assert counter.store.reads == ["deals", "deals"]
 
@@ -188,3 +236,134 @@ def test_failed_read_without_a_live_token_to_fall_back_on_is_a_fault(
     with pytest.raises(type(fault)):
         counter.vend()
     assert counter.faults == []
+
+
+def asked(grant: str = "deals", caller: str = ALICE, *, other_than: str) -> VendRequest:
+    return VendRequest(grant=grant, caller_arn=caller, other_than=other_than)
+
+
+def test_other_token_than_the_refused_one_is_looked_for_at_once(counter: Counter) -> None:
+    refused = counter.vend().fingerprint
+    counter.store.tokens["deals"] = stored("successor", left=7200)
+    counter.clock.wind(1)
+    request = asked(other_than=refused)
+    assert counter.vendor.vend(request).token.access_token == "successor"
+
+
+def test_refused_token_is_not_vended_again_but_has_not_lapsed(counter: Counter) -> None:
+    with pytest.raises(NoLiveToken, match="no other live token yet") as caught:
+        counter.vendor.vend(asked(other_than=token("deals").fingerprint))
+    assert not caught.value.is_lapsed
+
+
+@pytest.mark.parametrize(("left", "is_lapsed"), [(-1, True), (10, False)])
+def test_only_a_missing_or_expired_token_has_lapsed(
+    counter: Counter,
+    left: float,
+    is_lapsed: bool,  # noqa: FBT001
+) -> None:
+    counter.store.tokens["deals"] = stored(left=left, age=60)
+    with pytest.raises(NoLiveToken) as caught:
+        counter.vend(min_ttl=60)
+    assert caught.value.is_lapsed is is_lapsed
+
+
+AUDITED = Grant(scope=("read:deals",), callers=(f"{IAM}:role/etl-*",), mode="audit")
+
+
+@pytest.mark.parametrize(
+    ("caller", "is_only_audited"), [(ALICE, True), (f"{STS}:assumed-role/etl-1/s", False)]
+)
+def test_lock_that_is_tried_out_lets_through_and_says_whom(
+    caller: str,
+    is_only_audited: bool,  # noqa: FBT001
+) -> None:
+    vendor = Vendor(
+        grants={"deals": AUDITED},
+        store=FakeStore({"deals": stored()}),
+        cache_window=seconds(60),
+        refresh_ahead=seconds(600),
+        on_read_fault=lambda _error: None,
+        now=FakeClock(),
+    )
+    vended = vendor.vend(VendRequest(grant="deals", caller_arn=caller))
+    assert (vended.grant, vended.is_only_audited) == ("deals", is_only_audited)
+    assert [status.name for status in vendor.statuses(caller)] == ["deals"]
+    if is_only_audited:
+        with pytest.raises(InvalidScope):  # here the lock is always enforced
+            vendor.grant_of_scope(frozenset(AUDITED.scope), caller)
+
+
+@pytest.mark.parametrize(
+    ("scope", "caller", "grant"),
+    [
+        ({"read:users"}, ALICE, "users"),
+        ({"read:users"}, f"{IAM}:user/mallory", None),
+        ({"read:deals"}, ALICE, None),  # open to all whom IAM lets in, which cannot tell here
+        ({"read:users", "read:deals"}, ALICE, None),
+        ({""}, ALICE, None),
+    ],
+)
+def test_scope_stands_for_the_grant_that_names_the_caller(
+    counter: Counter, scope: set[str], caller: str, grant: str | None
+) -> None:
+    if grant:
+        assert counter.vendor.grant_of_scope(frozenset(scope), caller) == grant
+        return
+    with pytest.raises(InvalidScope):
+        counter.vendor.grant_of_scope(frozenset(scope), caller)
+
+
+@pytest.mark.parametrize(
+    ("left", "state", "shown"),
+    [
+        (601, GrantState.LIVE, 601),
+        (600, GrantState.RENEWING, 600),
+        (0, GrantState.LAPSED, 0),
+        (-60, GrantState.LAPSED, 0),
+    ],
+)
+def test_status_says_what_a_grant_is_good_for(
+    counter: Counter, left: float, state: GrantState, shown: int
+) -> None:
+    counter.store.tokens["deals"] = stored(left=left, age=3000)
+    assert counter.vendor.statuses(f"{IAM}:user/mallory") == [
+        GrantStatus(name="deals", scope=("read:deals",), state=state, seconds_left=shown)
+    ]
+    assert [status.name for status in counter.vendor.statuses(ALICE)] == ["deals", "users"]
+
+
+def test_grant_without_a_token_has_lapsed(counter: Counter) -> None:
+    counter.store.tokens.clear()
+    assert {status.state for status in counter.vendor.statuses(ALICE)} == {GrantState.LAPSED}
+
+
+def test_report_of_the_current_token_asks_for_a_renewal(counter: Counter) -> None:
+    counter.store.tokens["deals"] = stored("deals", age=60)
+    assert counter.vendor.report_rejection(asked(other_than=token("deals").fingerprint))
+
+
+def test_report_of_a_token_that_is_gone_asks_for_none(counter: Counter) -> None:
+    assert not counter.vendor.report_rejection(asked(other_than="0123456789ab"))
+
+
+@pytest.mark.parametrize("tokens", [{}, {"deals": stored("deals", left=-1, age=60)}])
+def test_report_without_a_live_token_asks_for_a_renewal(
+    counter: Counter, tokens: dict[str, StoredToken]
+) -> None:
+    counter.store.tokens = tokens
+    assert counter.vendor.report_rejection(asked(other_than="0123456789ab"))
+
+
+def test_report_of_a_new_token_must_wait(counter: Counter) -> None:
+    counter.store.tokens["deals"] = stored("deals", age=20)
+    with pytest.raises(RejectionTooSoon) as caught:
+        counter.vendor.report_rejection(asked(other_than=token("deals").fingerprint))
+    assert caught.value.retry_after == seconds(40)
+
+
+def test_report_passes_the_same_locks(counter: Counter) -> None:
+    with pytest.raises(CallerNotAllowed):
+        counter.vendor.report_rejection(asked("users", f"{IAM}:user/x", other_than="0" * 12))
+    with pytest.raises(UnknownGrant):
+        counter.vendor.report_rejection(asked("invoices", other_than="0" * 12))

@@ -1,7 +1,7 @@
 """The vend function's edge: API Gateway's events in, proxy answers out."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -28,6 +28,7 @@ from token_broker.errors import CorruptStoredToken
 from token_broker.grants import Grant
 from token_broker.models import fingerprint
 from token_vendor import app
+from token_vendor.refresh_starter import RefreshStarter
 from token_vendor.vend import Vendor
 
 BY_ROLE = event("get_token_by_role.json")
@@ -52,6 +53,10 @@ class Function:
 
     store: FakeStore = field(default_factory=lambda: FakeStore(dict.fromkeys(GRANTS, stored())))
     clock: FakeClock = field(default_factory=FakeClock)
+    started: list[Mapping[str, object]] = field(default_factory=list)
+
+    def start(self, event: Mapping[str, object]) -> None:
+        self.started.append(event)
 
     def __call__(self, given: object) -> tuple[int, dict[str, Any], dict[str, str]]:
         answer: Any = app.lambda_handler(given, FakeContext())
@@ -59,7 +64,7 @@ class Function:
         assert answer["headers"]["Content-Type"] == "application/json"
         assert answer["headers"]["Cache-Control"] == "no-store"
         body = json.loads(answer["body"])
-        if answer["statusCode"] != 200:
+        if answer["statusCode"] >= 400:
             assert set(body) == {"error", "error_description"}
             assert not leaks(answer["body"])
         return answer["statusCode"], body, answer["headers"]
@@ -72,10 +77,16 @@ def function(monkeypatch: pytest.MonkeyPatch) -> Function:
         grants=GRANTS,
         store=function.store,
         cache_window=seconds(60),
-        on_read_fault=app._log_read_fault,
+        refresh_ahead=seconds(600),
+        on_read_fault=lambda error: app._log_fault("remembered token vended", error),
         now=function.clock,
     )
-    monkeypatch.setattr(app, "_vendor", lambda: vendor)
+    starter = RefreshStarter(
+        invoke=function.start,
+        on_fault=lambda _error: None,
+        now=function.clock,
+    )
+    monkeypatch.setattr(app, "_wiring", lambda: app.Wiring(vendor, starter))
     monkeypatch.setattr(app, "datetime", FrozenDatetime)
     return function
 
@@ -127,7 +138,7 @@ def test_token_is_vended_to_who_signed_the_request(
     facts = {
         "grant": grant,
         "caller": caller,
-        "scope": ["read:deals"],
+        "scope": "read:deals",
         "fingerprint": fingerprint(TOKEN),
         "expires_at": "2025-03-01T13:00:00Z",
         "seconds_left": 3600,
@@ -176,11 +187,11 @@ def test_refusal_is_an_oauth_error_that_is_logged_and_counted(
 ) -> None:
     answered, body, headers = function(given)
     assert (answered, body["error"]) == (status, error)
-    assert headers.get("Retry-After") == ("30" if status == 503 else None)
+    assert headers.get("Retry-After") == ("5" if status == 503 else None)
     [line] = output.lines()
     assert (line["level"], line["message"], line["reason"]) == ("WARNING", "token refused", error)
     assert set(line) - POWERTOOLS - LAMBDA == {"grant", "caller", "reason", "cause"}
-    [metric] = output.metrics()
+    [metric] = output.metrics()  # a refusal is no fault of ours
     assert (metric["VendRefused"], metric["reason"]) == ([1.0], error)
 
 
@@ -200,8 +211,14 @@ def test_absent_min_ttl_asks_for_nothing(function: Function) -> None:
 def test_expired_token_is_a_503(function: Function) -> None:
     function.store.tokens["reporting"] = stored(left=0, age=60)
     status, body, headers = function(BY_ROLE)
-    assert (status, headers["Retry-After"]) == (503, "30")
+    assert (status, headers["Retry-After"]) == (503, "5")
     assert body["error_description"] == "there is no live token"
+
+
+def test_token_of_more_scope_than_the_grant_now_has_is_a_503(function: Function) -> None:
+    function.store.tokens["deals"] = stored(scope=("read:deals", "read:users"))
+    status, body, _ = function(BY_USER)
+    assert (status, body["error"]) == (503, "temporarily_unavailable")
 
 
 def test_long_grant_name_is_cut_in_the_log(function: Function, output: Output) -> None:
@@ -232,7 +249,7 @@ def test_fault_of_ours_is_bland_to_the_caller_and_named_in_the_log(
 ) -> None:
     function.store.faults["deals"] = fault
     status, body, headers = function(BY_USER)
-    assert (status, headers["Retry-After"]) == (503, "30")
+    assert (status, headers["Retry-After"]) == (503, "5")
     assert body == {
         "error": "temporarily_unavailable",
         "error_description": "the token cannot be read now",
@@ -240,7 +257,9 @@ def test_fault_of_ours_is_bland_to_the_caller_and_named_in_the_log(
     [line] = output.lines()
     assert (line["level"], line["reason"], line["cause"]) == ("ERROR", reason, cause)
     assert (line["grant"], line["caller"]) == ("deals", USER_ARN)
-    assert output.metrics()[0]["reason"] == reason
+    refused, fault_of_ours = output.metrics()
+    assert (refused["VendRefused"], refused["reason"]) == ([1.0], reason)
+    assert (fault_of_ours["VendFault"], "reason" in fault_of_ours) == ([1.0], False)
 
 
 def test_failed_read_behind_a_remembered_token_is_logged(
@@ -257,30 +276,174 @@ def test_failed_read_behind_a_remembered_token_is_logged(
     ]
 
 
+def request(method: str, resource: str, **more: Any) -> dict[str, Any]:
+    """An event of another route, signed by alice."""
+    path = resource.replace("{grant}", "deals")
+    return BY_USER | {"httpMethod": method, "resource": resource, "path": path, **more}
+
+
+REJECTION = "/tokens/{grant}/rejection"
+
+
+def report(fingerprint: str) -> dict[str, Any]:
+    return request("POST", REJECTION, body=json.dumps({"fingerprint": fingerprint}))
+
+
+def test_missing_token_starts_a_refresh_run_once(function: Function, output: Output) -> None:
+    function.store.tokens.clear()
+    assert [function(BY_USER)[0] for _ in range(2)] == [503, 503]
+    assert function.started == [{}]
+    assert [line.get("refresh") for line in output.lines()] == ["started", None]
+
+
+def test_token_that_only_would_not_do_starts_none(function: Function) -> None:
+    assert function(with_min_ttl("3601"))[0] == 503
+    assert function.started == []
+
+
+def test_report_of_the_current_token_starts_its_renewal(function: Function, output: Output) -> None:
+    token = function.store.tokens["deals"] = stored(age=60)
+    assert function(report(token.fingerprint))[:2] == (202, {"status": "renewing"})
+    assert function.started == [{"grants": ["deals"], "rejected": token.fingerprint}]
+    [line] = output.lines()
+    assert (line["level"], line["fingerprint"], line["refresh"]) == (
+        "WARNING",
+        token.fingerprint,
+        "started",
+    )
+    assert [(m["TokenRejected"], m["grant"]) for m in output.metrics()] == [([1.0], "deals")]
+
+
+def test_report_of_a_replaced_token_starts_nothing(function: Function) -> None:
+    assert function(report("0123456789ab"))[:2] == (200, {"status": "replaced"})
+    assert function.started == []
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "error", "retry_after"),
+    [
+        (report(fingerprint(TOKEN)), 429, "slow_down", "60"),
+        (report("no fingerprint"), 400, "invalid_request", None),
+        (request("POST", REJECTION, path="/tokens/deals", body="{}"), 404, "unknown_grant", None),
+        (request("POST", "/oauth2/token", body="x"), 400, "invalid_request", None),
+    ],
+)
+def test_refused_report_or_form_is_an_oauth_error(
+    function: Function, given: dict[str, Any], status: int, error: str, retry_after: str | None
+) -> None:
+    answered, body, headers = function(given)
+    assert (answered, body["error"], headers.get("Retry-After")) == (status, error, retry_after)
+
+
+def form(scope: str, grant_type: str = "client_credentials") -> dict[str, Any]:
+    return request(
+        "POST",
+        "/oauth2/token",
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+        body=f"grant_type={grant_type}&client_secret=unneeded&scope={scope}",
+    )
+
+
+def by_role(given: dict[str, Any]) -> dict[str, Any]:
+    return given | {"requestContext": BY_ROLE["requestContext"]}
+
+
+def test_form_of_existing_code_is_answered_by_the_grant_of_its_scope(
+    function: Function, output: Output
+) -> None:
+    status, body, _ = function(by_role(form("read:users+read:deals")))
+    assert (status, body["access_token"]) == (200, TOKEN)
+    assert output.lines()[0]["grant"] == "reporting"
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        (form("read:users+read:deals"), "invalid_scope"),
+        (by_role(form("read:deals")), "invalid_scope"),
+        (by_role(form("read:users+read:deals", "password")), "unsupported_grant_type"),
+    ],
+)
+def test_other_form_is_refused(function: Function, given: dict[str, Any], error: str) -> None:
+    assert function(given)[0] == 400
+    assert function(given)[1]["error"] == error
+
+
+def test_grants_are_listed_as_the_caller_may_have_them(function: Function) -> None:
+    assert function(request("GET", "/grants"))[:2] == (
+        200,
+        {
+            "grants": [
+                {"name": "deals", "scope": "read:deals", "state": "live", "seconds_left": 3600}
+            ]
+        },
+    )
+    listed = function(by_role(request("GET", "/grants")))[1]["grants"]
+    assert [grant["name"] for grant in listed] == ["deals", "reporting"]
+
+
+def test_unheard_of_resource_is_a_404(function: Function) -> None:
+    status, body, _ = function(request("GET", "/secrets"))
+    assert (status, body["error"]) == (404, "not_found")
+
+
+def test_caller_whom_a_lock_that_is_tried_out_would_refuse_is_counted(
+    function: Function, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audited = Grant(scope=("read:deals",), callers=GRANTS["reporting"].callers, mode="audit")
+    monkeypatch.setitem(GRANTS, "deals", audited)
+    assert function(BY_USER)[0] == 200
+    assert output.lines()[0]["would_be_refused"] is True
+    assert [m.get("WouldRefuse") for m in output.metrics()] == [[1.0], None]
+
+
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in {
         "TOKEN_PARAMETER_PREFIX": "/enable-tokens/stack",
         "TOKEN_CACHE_SECONDS": "45",
+        "REFRESH_AHEAD_SECONDS": "600",
+        "REFRESH_FUNCTION_NAME": "refresher",
         "AWS_DEFAULT_REGION": "eu-west-1",
         "AWS_ACCESS_KEY_ID": "id",
         "AWS_SECRET_ACCESS_KEY": "key",
     }.items():
         monkeypatch.setenv(name, value)
-    app._vendor.cache_clear()
+    app._wiring.cache_clear()
     yield
-    app._vendor.cache_clear()
+    app._wiring.cache_clear()
 
 
 def test_wiring_follows_the_environment_and_is_done_once(environment: None) -> None:
-    vendor = app._vendor()
-    assert app._vendor() is vendor
+    vendor = app._wiring().vendor
+    assert app._wiring().vendor is vendor
     assert vendor.cache_window == seconds(45)
     assert set(vendor.grants) == {"deals", "activity", "users", "reporting"}
     with Stubber(cast("Any", vendor.store)._ssm) as ssm:
         expected = {"Name": "/enable-tokens/stack/deals", "WithDecryption": True}
         ssm.add_client_error("get_parameter", "ParameterNotFound", expected_params=expected)
         assert vendor.store.read("deals") is None
+
+
+def test_refresh_run_is_started_asynchronously(environment: None) -> None:
+    app._lambda_client.cache_clear()
+    client = app._lambda_client()
+    with Stubber(cast("Any", client)) as stub:
+        expected = {"FunctionName": "refresher", "InvocationType": "Event", "Payload": b"{}"}
+        stub.add_response("invoke", {"StatusCode": 202}, expected)
+        assert app._wiring().starter.renew_due()
+        stub.assert_no_pending_responses()
+    app._lambda_client.cache_clear()
+
+
+def test_faults_that_a_caller_is_not_told_of_are_logged(environment: None, output: Output) -> None:
+    wiring = app._wiring()
+    wiring.vendor.on_read_fault(client_error("ThrottlingException", "GetParameter"))
+    wiring.starter.on_fault(client_error("TooManyRequestsException", "Invoke"))
+    assert [(line["message"], line["reason"]) for line in output.lines()] == [
+        ("remembered token vended", "ThrottlingException"),
+        ("refresh run not started", "TooManyRequestsException"),
+    ]
 
 
 def test_unset_variable_is_a_fault_of_ours(

@@ -81,11 +81,13 @@ class TokenApi:
         self._signer = signer
         self._transport = transport
 
-    def vend(self, timeout: float) -> tuple[Token, int]:
+    def vend(self, timeout: float, *, other_than: str = "") -> tuple[Token, int]:
         """Ask for the token once.
 
         Args:
             timeout: in seconds.
+            other_than: fingerprint of a token that Enable refused: the broker looks for a newer
+                one than it remembers.
 
         Returns:
             The token, and the whole seconds that it lived on when the broker answered.
@@ -94,7 +96,8 @@ class TokenApi:
             NotNow: the next attempt may succeed.
             BrokerClientError: it would not.
         """
-        answer = self._send("GET", self._url, None, timeout)
+        url = f"{self._url}?other_than={other_than}" if other_than else self._url
+        answer = self._send("GET", url, None, timeout)
         if answer.status == 200:
             return _read_token(answer)
         raise self._refusal(answer)

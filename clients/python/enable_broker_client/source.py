@@ -220,7 +220,8 @@ class TokenSource:
             BrokerClientError: there is no token that may be used; `NotNow` if it may come.
         """
         asked_at = self._clock()
-        token, expires_in = self._api.vend(timeout)
+        refused = self._rejected[-1] if self._rejected else ""
+        token, expires_in = self._api.vend(timeout, other_than=refused)
         if token.fingerprint in self._rejected:
             if token.fingerprint == self._unreported:
                 self._report(token.fingerprint)

@@ -47,8 +47,8 @@ class Hold:
     depends_on: str
 
     def covers(self, now: datetime, depends_on: str) -> bool:
-        """Whether to keep waiting."""
-        return now < self.until and self.depends_on in {"", depends_on}
+        """Whether to keep waiting; never longer than the longest hold, whoever's clock was fast."""
+        return now < self.until <= now + LONGEST_HOLD and self.depends_on in {"", depends_on}
 
 
 def hold_after_refusal(
@@ -100,7 +100,8 @@ class Holds:
 
     def is_claimed(self, now: datetime) -> bool:
         """Whether another run is at it."""
-        return self.claimed_at is not None and now < self.claimed_at + CLAIM_LASTS
+        # Both ways, so that a run whose clock was fast blocks nobody for longer.
+        return self.claimed_at is not None and abs(now - self.claimed_at) < CLAIM_LASTS
 
     def with_grant(self, name: str, hold: Hold | None) -> Self:
         """The same with another hold on one grant, or with none."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -68,10 +68,15 @@ class Refresher:
             InvalidRequest: the request names a grant that does not exist.
         """
         names = self._names(request)
+        runs = {
+            name: ConnectionRun(name, self._tools(name, time_left), force=request.force)
+            for name in {self.grants[grant].connection for grant in names}
+        }
         with ThreadPoolExecutor(READS_AT_A_TIME, thread_name_prefix="read") as threads:
+            list(threads.map(ConnectionRun.look, runs.values()))
             read = list(threads.map(self._read, names))
         settled = {outcome.grant: outcome for outcome in read if isinstance(outcome, Outcome)}
-        found = [item for item in read if isinstance(item, Found)]
+        found = [_marked(item, request) for item in read if isinstance(item, Found)]
         candidates = [f for f in found if request.changed_secret or self._is_due(f, request)]
         settled |= {f.name: f.outcome(State.NOT_DUE) for f in found if f not in candidates}
         by_connection: dict[str, list[Found]] = {}
@@ -79,10 +84,8 @@ class Refresher:
             by_connection.setdefault(item.grant.connection, []).append(item)
 
         def renew(connection: str) -> list[Outcome]:
-            run = ConnectionRun(connection, self._tools(connection, time_left), force=request.force)
-            return run.renew(
-                by_connection[connection], is_recheck=request.changed_secret is not None
-            )
+            is_recheck = request.changed_secret is not None
+            return runs[connection].renew(by_connection[connection], is_recheck=is_recheck)
 
         if by_connection:
             with ThreadPoolExecutor(len(by_connection), thread_name_prefix="connection") as threads:
@@ -126,7 +129,7 @@ class Refresher:
         return Found(name=name, grant=grant, token=token if is_for_this else None)
 
     def _is_due(self, found: Found, request: RefreshRequest) -> bool:
-        if request.force or found.token is None or found.token.fingerprint == request.rejected:
+        if request.force or found.token is None or found.is_rejected:
             return True
         return expiry.is_due(
             issued_at=found.token.issued_at,
@@ -146,6 +149,11 @@ class Refresher:
             describe_fault=self.describe_fault,
             parallelism=self.parallelism,
         )
+
+
+def _marked(found: Found, request: RefreshRequest) -> Found:
+    is_rejected = found.token is not None and found.token.fingerprint == request.rejected
+    return replace(found, is_rejected=True) if is_rejected else found
 
 
 def _urgency(found: Found) -> datetime:

@@ -13,7 +13,6 @@ from typing import Any, Final, Protocol
 
 from token_broker import expiry
 from token_broker.errors import (
-    ConfigurationError,
     InvalidTokenResponse,
     TokenEndpointError,
     TokenEndpointUnavailable,
@@ -21,7 +20,7 @@ from token_broker.errors import (
 from token_broker.grants import Grant
 from token_broker.models import StoredToken, TokenRequest, fingerprint, rfc3339
 from token_refresher.credentials import CURRENT, FALLBACK_STAGES
-from token_refresher.holds import Hold, Holds, hold_after_refusal, hold_as_asked
+from token_refresher.holds import LAST_TRY, Hold, Holds, hold_after_refusal, hold_as_asked
 from token_refresher.outcomes import Outcome, State
 from token_refresher.token_endpoint import Issued
 
@@ -96,6 +95,10 @@ class Secrets(Protocol):
         """A version of a connection's secret."""
 
 
+_ACCEPTED: Final = frozenset({State.RENEWED, State.UNCHANGED})
+"""Enable took the client."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A grant as a run found it in the store.
@@ -105,12 +108,14 @@ class Found:
         grant: its scope and connection.
         token: what is stored, if it is for that scope.
         is_corrupt: the parameter holds something that the broker did not write.
+        is_rejected: Enable refuses the token, so that any other one is better.
     """
 
     name: str
     grant: Grant
     token: StoredToken | None = None
     is_corrupt: bool = False
+    is_rejected: bool = False
 
     def outcome(self, state: State, token: StoredToken | None = None, **facts: Any) -> Outcome:
         """An outcome that leaves `token` stored, or else what was found."""
@@ -177,7 +182,18 @@ class ConnectionRun:
         self._secret: Secret | None = None
         self._current_version = ""
         self._is_blind = False
-        """The holds could not be read, so that no version tells who claimed first."""
+
+    def look(self) -> None:
+        """Read the holds, before anybody reads the tokens.
+
+        So a run that ends between this and the claim is noticed by the claim's version, and
+        what it renewed is not renewed again.
+        """
+        try:
+            self._known = self._holds = self._tools.holds.read(self._connection)
+        except Exception:
+            # A token matters more than a wait; but no version tells now who claimed first.
+            self._is_blind = True
 
     def renew(self, due: list[Found], *, is_recheck: bool = False) -> list[Outcome]:
         """Renew grants, in the order of their urgency.
@@ -191,7 +207,6 @@ class ConnectionRun:
             One outcome for each.
         """
         is_patient = not (self._force or is_recheck)
-        self._known = self._holds = self._read_holds()
         if is_patient and self._known.is_claimed(self._tools.now()):
             return [found.outcome(State.UNDERWAY) for found in due]
         try:
@@ -296,7 +311,7 @@ class ConnectionRun:
             )
             outcome = replace(outcome, retry_at=hold.until)
             self._holds = replace(self._holds, connection=hold)
-        elif self._holds.connection is self._known.connection and outcome.state is not State.FAILED:
+        elif self._holds.connection is self._known.connection and outcome.state in _ACCEPTED:
             self._holds = replace(self._holds, connection=None)
         return outcome, is_rejected
 
@@ -306,7 +321,7 @@ class ConnectionRun:
         for stage in FALLBACK_STAGES:
             try:
                 secret = self._tools.secrets.read(self._connection, stage)
-            except ConfigurationError:
+            except Exception:  # noqa: S112 - the current version's refusal is what is reported
                 continue
             if secret is not None and secret.version_id not in tried:
                 tried.add(secret.version_id)
@@ -348,7 +363,15 @@ class ConnectionRun:
         }
         with self._lock:
             self._holds = self._holds.with_grant(found.name, None)
-        if self._force:
+        try:
+            return self._keep(found, token, facts)
+        except Exception as error:
+            return replace(self._fault(found, error), attempts=issued.attempts)
+
+    def _keep(self, found: Found, token: StoredToken, facts: dict[str, Any]) -> Outcome:
+        """Store a token, unless what is stored is as good."""
+        is_other = found.token is None or found.token.fingerprint != token.fingerprint
+        if self._force or (found.is_rejected and is_other):
             self._tools.store.write(found.name, token)
             return found.outcome(State.RENEWED, token, **facts)
         if found.token and token.expires_at <= found.token.expires_at:
@@ -385,7 +408,11 @@ class ConnectionRun:
     def _hold_on(self, found: Found) -> Hold | None:
         now = self._tools.now()
         connection, grant = self._known.connection, self._known.grants.get(found.name)
-        if connection and connection.covers(now, self._key()):
+        expires_at = found.token.expires_at if found.token else None
+        is_last_try = expires_at is not None and now < expires_at <= now + LAST_TRY
+        # One grant's refusals must not let another's token go without a last try of its own.
+        is_ignored = connection is not None and connection.depends_on and is_last_try
+        if connection and not is_ignored and connection.covers(now, self._key()):
             return connection
         if grant and grant.covers(now, self._key(found.grant.scope)):
             return grant
@@ -394,14 +421,6 @@ class ConnectionRun:
     def _key(self, scope: tuple[str, ...] = ()) -> str:
         """What a refusal depends on: the current secret, the endpoint and the scope."""
         return fingerprint("\n".join([self._current_version, self._tools.endpoint.url, *scope]))
-
-    def _read_holds(self) -> Holds:
-        """The holds; none where they cannot be read, for a token matters more than a wait."""
-        try:
-            return self._tools.holds.read(self._connection)
-        except Exception:
-            self._is_blind = True
-            return Holds()
 
     def _release(self) -> None:
         """Give up the claim and leave the holds for the next run."""

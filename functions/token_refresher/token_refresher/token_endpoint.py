@@ -102,10 +102,13 @@ class TokenEndpoint:
         """
         attempt = 0
         while True:
+            limit = min(time_left(), ATTEMPT_TIMEOUT)
+            if limit <= timedelta():
+                raise _timed_out(attempt)
             attempt += 1
             requested_at = self._now()
             try:
-                response = self._attempt(request, min(time_left(), ATTEMPT_TIMEOUT))
+                response = self._attempt(request, limit)
             except TokenEndpointError as error:
                 error.attempts = attempt
                 if not isinstance(error, TokenEndpointUnavailable) or attempt == MAX_ATTEMPTS:
@@ -122,8 +125,6 @@ class TokenEndpoint:
         return min(BACKOFF_BASE * (1 << (attempt - 1)), LONGEST_WAIT) * self._jitter()
 
     def _attempt(self, request: TokenRequest, limit: timedelta) -> TokenResponse:
-        if limit <= timedelta():
-            raise _timed_out()
         fault = None
         with deadline(limit) as passed:
             try:
@@ -169,8 +170,10 @@ class TokenEndpoint:
         return answer.status, answer.headers, body
 
 
-def _timed_out() -> TokenEndpointUnavailable:
-    return TokenEndpointUnavailable("the token endpoint did not answer in time", reason="timeout")
+def _timed_out(attempts: int = 1) -> TokenEndpointUnavailable:
+    return TokenEndpointUnavailable(
+        "the token endpoint did not answer in time", reason="timeout", attempts=attempts
+    )
 
 
 def _unreachable(error: urllib3.exceptions.HTTPError) -> TokenEndpointUnavailable:

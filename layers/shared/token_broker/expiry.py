@@ -3,17 +3,31 @@
 import base64
 import binascii
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 MAX_LIFETIME = timedelta(hours=24)
 """No token is trusted longer than this, whatever its issuer says: the broker renews it then."""
 
 
-def jwt_expiry(token: str) -> datetime | None:
-    """The `exp` claim of a JWT (RFC 7519 section 4.1.4), its signature not verified.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwtTimes:
+    """What a JWT says of its own life (RFC 7519 section 4.1), its signature not verified.
+
+    Attributes:
+        issued_at: `iat`, None without one.
+        expires_at: `exp`.
+    """
+
+    issued_at: datetime | None
+    expires_at: datetime
+
+
+def jwt_times(token: str) -> JwtTimes | None:
+    """When a JWT says that it was issued and expires; aware UTC.
 
     Returns:
-        An aware UTC time; None for an opaque token, or one without a usable `exp`.
+        None for an opaque token, or one without a usable `exp`.
     """
     parts = token.split(".")
     if len(parts) != 3:
@@ -21,13 +35,20 @@ def jwt_expiry(token: str) -> datetime | None:
     try:
         padded = parts[1] + "=" * (-len(parts[1]) % 4)
         claims = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        exp = claims["exp"]
-        if isinstance(exp, bool) or not isinstance(exp, int | float):
+        expires_at = _numeric_date(claims.get("exp"))
+        if expires_at is None:
             return None
-        return datetime.fromtimestamp(exp, tz=UTC)
-    except (binascii.Error, ValueError, TypeError, KeyError, OverflowError, OSError):
+        return JwtTimes(issued_at=_numeric_date(claims.get("iat")), expires_at=expires_at)
+    except (binascii.Error, ValueError, AttributeError, RecursionError):
         return None
-    except RecursionError:
+
+
+def _numeric_date(value: object) -> datetime | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(value, tz=UTC)
+    except (ValueError, OverflowError, OSError):
         return None
 
 
@@ -37,7 +58,9 @@ def expires_at(
     """The moment after which a token is not used any more.
 
     The count starts before the request was sent, so that a slow answer never lengthens
-    a life; the JWT's own `exp` and MAX_LIFETIME cut it.
+    a life; the JWT's own `exp` and MAX_LIFETIME cut it. Where the answer does not say how
+    long the token lives, the JWT's `exp` less its `iat` does, so that a slow clock here adds
+    nothing to it.
 
     Args:
         token: the access token.
@@ -48,10 +71,17 @@ def expires_at(
         An aware UTC time in whole seconds (rounded down); None if neither the answer
         nor the token names an end.
     """
-    ends = [requested_at + min(expires_in, MAX_LIFETIME)] if expires_in is not None else []
-    if (exp := jwt_expiry(token)) is not None:
-        ends.append(min(exp, requested_at + MAX_LIFETIME))
-    return min(ends).replace(microsecond=0) if ends else None
+    jwt = jwt_times(token)
+    if expires_in is None and jwt is None:
+        return None
+    ends = [requested_at + MAX_LIFETIME]
+    if jwt is not None:
+        ends.append(jwt.expires_at)
+    if expires_in is None and jwt is not None and jwt.issued_at is not None:
+        expires_in = jwt.expires_at - jwt.issued_at
+    if expires_in is not None:
+        ends.append(requested_at + min(expires_in, MAX_LIFETIME))
+    return min(ends).replace(microsecond=0)
 
 
 def due_window(lifetime: timedelta, refresh_ahead: timedelta) -> timedelta:

@@ -1,0 +1,168 @@
+"""API Gateway's events: nothing in them is taken on trust."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.fakes import SECRET, TOKEN, all_said, leaks
+from token_broker.errors import InvalidRequest, UnknownGrant
+from token_vendor import api_event
+from token_vendor.api_event import MAX_BODY_CHARS, UnsupportedGrantType
+
+PRINT = "0123456789ab"
+FORM = "application/x-www-form-urlencoded"
+SOUND = "grant_type=client_credentials&scope=read%3Adeals+read%3Ausers"
+
+
+def query(**parameters: object) -> dict[str, object]:
+    return {"multiValueQueryStringParameters": parameters}
+
+
+def form(body: object, content_type: object = FORM, *, encoded: bool = False) -> dict[str, object]:
+    return {"headers": {"Content-Type": content_type}, "body": body, "isBase64Encoded": encoded}
+
+
+def base64_text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def test_route_is_method_and_resource() -> None:
+    assert api_event.route({"httpMethod": "GET", "resource": "/grants"}) == ("GET", "/grants")
+    assert api_event.route(None) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("path", "suffix", "is_there"),
+    [
+        ("/tokens/deals", "", True),
+        ("/v1/tokens/deals/rejection", "/rejection", True),
+        ("/tokens/deals/", "", False),
+        ("/tokens/deals/rejection", "", False),
+        ("/tokens/deals", "/rejection", False),
+        (None, "", False),
+    ],
+)
+def test_grant_is_what_path_and_parameter_agree_on(
+    path: object,
+    suffix: str,
+    is_there: bool,  # noqa: FBT001
+) -> None:
+    event = {"pathParameters": {"grant": "deals"}, "path": path}
+    if is_there:
+        assert api_event.grant(event, suffix=suffix) == "deals"
+        return
+    with pytest.raises(UnknownGrant):
+        api_event.grant(event, suffix=suffix)
+
+
+@pytest.mark.parametrize(("event", "wanted"), [({}, ""), (query(other_than=[PRINT]), PRINT)])
+def test_other_than_is_a_fingerprint_or_nothing(event: object, wanted: str) -> None:
+    assert api_event.other_than(event) == wanted
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[""], [PRINT.upper()], [PRINT + "0"], [PRINT + "\n"], [PRINT, PRINT], [7], [], PRINT, [TOKEN]],
+)
+def test_other_other_than_is_refused_and_not_repeated(value: object) -> None:
+    with pytest.raises(InvalidRequest, match="other_than") as caught:
+        api_event.other_than(query(other_than=value))
+    assert not leaks(all_said(caught.value))
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_rejected_fingerprint_is_in_a_json_body(encoded: bool) -> None:  # noqa: FBT001
+    text = json.dumps({"fingerprint": PRINT, "more": 1})
+    body = base64_text(text.encode()) if encoded else text
+    assert api_event.rejected_fingerprint({"body": body, "isBase64Encoded": encoded}) == PRINT
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (None, "not JSON"),
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[" * 8_000, "not JSON"),
+        ("[]", "12 hex digits"),
+        ("{}", "12 hex digits"),
+        (json.dumps({"fingerprint": [PRINT]}), "12 hex digits"),
+        (json.dumps({"fingerprint": TOKEN}), "12 hex digits"),
+        (" " * (MAX_BODY_CHARS + 1), "too long"),
+        (" " * (3 * MAX_BODY_CHARS), "too long"),
+    ],
+)
+def test_other_rejection_is_refused_and_not_repeated(body: object, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        api_event.rejected_fingerprint({"body": body})
+    assert not leaks(all_said(caught.value))
+
+
+@pytest.mark.parametrize("body", ["*", base64_text(b"\xff")])
+def test_body_that_is_not_what_it_says_is_refused(body: str) -> None:
+    with pytest.raises(InvalidRequest, match="not UTF-8 text"):
+        api_event.rejected_fingerprint({"body": body, "isBase64Encoded": True})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        form(SOUND),
+        form(SOUND, f"{FORM}; charset=utf-8"),
+        form(SOUND, FORM.upper()),
+        form(f"client_id=x&client_secret={SECRET!r}&{SOUND}".replace("%=", "")),
+        form(base64_text(SOUND.encode()), encoded=True),
+        {"headers": {"content-type": FORM}, "body": SOUND},
+    ],
+)
+def test_scope_is_that_of_a_client_credentials_form(event: object) -> None:
+    assert api_event.requested_scope(event) == {"read:deals", "read:users"}
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"body": SOUND}, "content type"),
+        (form(SOUND, "application/json"), "content type"),
+        (form(SOUND, None), "content type"),
+        ({"headers": {"Accept": FORM}, "body": SOUND}, "content type"),
+        (form(None), "grant_type must be there exactly once"),
+        (form(SECRET), "not a form"),
+        (form("&".join(["a=b"] * 40)), "not a form"),
+        (form("a=%ff"), "not a form"),
+        (form("scope=a"), "grant_type must be there exactly once"),
+        (form(f"{SOUND}&scope=b"), "scope must be there exactly once"),
+        (form("grant_type=client_credentials&scope="), "scope must be there exactly once"),
+        (form("grant_type=client_credentials"), "scope must be there exactly once"),
+    ],
+)
+def test_other_form_is_refused_and_not_repeated(event: object, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        api_event.requested_scope(event)
+    assert not leaks(str(caught.value))
+
+
+def test_other_grant_type_is_named_as_such() -> None:
+    with pytest.raises(UnsupportedGrantType):
+        api_event.requested_scope(form("grant_type=password&scope=a"))
+
+
+json_values: Any = st.recursive(
+    st.none() | st.booleans() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(json_values, json_values)
+def test_no_event_breaks_the_reading(body: object, parameters: object) -> None:
+    event = {"multiValueQueryStringParameters": parameters, "headers": parameters} | form(body)
+    for read in (api_event.requested_scope, api_event.rejected_fingerprint, api_event.min_ttl):
+        try:
+            read(event)
+        except InvalidRequest:
+            continue

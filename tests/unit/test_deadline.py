@@ -1,0 +1,127 @@
+"""Deadlines: what a thread's request uses is shut down in time, and nothing else is.
+
+No socket is opened here; what a real one does at its deadline, the fault table shows.
+"""
+
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from urllib3.connection import HTTPConnection
+
+from tests.unit.fakes import seconds
+from token_refresher import deadline as module
+from token_refresher.deadline import PoolManager, deadline
+
+SOON = seconds(0.02)
+LATE = seconds(30)
+
+
+@dataclass
+class FakeSocket:
+    """Keeps how it was shut down; `fault` is raised by it."""
+
+    fault: OSError | None = None
+    how: list[int] = field(default_factory=list)
+    was_shut: threading.Event = field(default_factory=threading.Event)
+
+    def shutdown(self, how: int) -> None:
+        self.how.append(how)
+        self.was_shut.set()
+        if self.fault:
+            raise self.fault
+
+
+@dataclass
+class FakeConnection:
+    sock: FakeSocket | None = field(default_factory=FakeSocket)
+
+
+def use(connection: FakeConnection) -> None:
+    """What a pool's connection does at the start of a request."""
+    module._in_use.connection = connection
+
+
+def test_socket_in_use_is_shut_down_at_the_deadline() -> None:
+    connection = FakeConnection()
+    with deadline(SOON) as passed:
+        use(connection)
+        assert connection.sock is not None
+        assert connection.sock.was_shut.wait(timeout=2)
+        assert passed.is_set()
+    assert connection.sock.how == [socket.SHUT_RDWR]
+
+
+def test_socket_that_is_closed_already_is_no_trouble() -> None:
+    connection = FakeConnection(FakeSocket(fault=OSError("not connected")))
+    with deadline(SOON) as passed:
+        use(connection)
+        assert passed.wait(timeout=2)
+        assert connection.sock is not None
+        assert connection.sock.was_shut.wait(timeout=2)
+
+
+@pytest.mark.parametrize("connection", [None, FakeConnection(sock=None)])
+def test_deadline_before_there_is_a_socket_only_says_so(connection: FakeConnection | None) -> None:
+    with deadline(SOON) as passed:
+        if connection:
+            use(connection)
+        assert passed.wait(timeout=2)
+
+
+def test_request_that_ends_in_time_is_left_alone() -> None:
+    connection = FakeConnection()
+    with deadline(SOON) as passed:
+        use(connection)
+    time.sleep(2 * SOON.total_seconds())
+    assert not passed.is_set()
+    assert connection.sock is not None
+    assert connection.sock.how == []
+
+
+def test_timer_ends_with_the_block_even_if_the_request_fails() -> None:
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="broken"), deadline(LATE):
+        raise ValueError("broken")
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join(timeout=2)
+    assert threading.active_count() == before
+
+
+def test_connection_of_the_request_before_is_not_shut_down() -> None:
+    before = FakeConnection()
+    use(before)
+    with deadline(SOON) as passed:
+        assert passed.wait(timeout=2)
+    assert before.sock is not None
+    assert before.sock.how == []
+
+
+def test_request_of_another_thread_is_left_alone() -> None:
+    mine, other = FakeConnection(), FakeConnection()
+    thread = threading.Thread(target=use, args=(other,))
+    with deadline(SOON) as passed:
+        use(mine)
+        thread.start()
+        thread.join()
+        assert passed.wait(timeout=2)
+        assert mine.sock is not None
+        assert mine.sock.was_shut.wait(timeout=2)
+    assert other.sock is not None
+    assert other.sock.how == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_connections_of_the_pool_are_known_while_in_use(
+    monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(HTTPConnection, "request", lambda _self, *args: asked.append(args))
+    connection: Any = PoolManager().connection_from_url(f"{scheme}://api.example/x")._new_conn()
+    connection.request("POST", "/x")
+    assert asked == [("POST", "/x")]
+    assert module._in_use.connection is connection

@@ -1,0 +1,332 @@
+"""The laws of when a token is due and when it ends, whatever clocks and answers say.
+
+`skew` is how far Enable's clock is ahead of ours, in seconds: what only their difference
+shows, so that it stands for a wrong clock on either side.
+"""
+
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING, cast
+
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.fakes import (
+    NOW,
+    Broker,
+    FakeClock,
+    FakeSsm,
+    FakeStore,
+    jwt,
+    rejection,
+    response,
+    seconds,
+    stored,
+)
+from token_broker.errors import InvalidTokenResponse, NoLiveToken
+from token_broker.expiry import MAX_LIFETIME, is_due
+from token_broker.grants import Grant
+from token_broker.models import StoredToken, TokenResponse
+from token_broker.token_store import ParameterTokenStore
+from token_refresher.renewal import CONNECTION_REJECTIONS, MIN_LIFETIME, accept
+from token_refresher.token_endpoint import Issued
+from token_vendor.vend import Vendor, VendRequest
+
+if TYPE_CHECKING:
+    from types_boto3_ssm import SSMClient
+
+MINUTE = 60
+SKEW = 600
+DEALS = {"deals": Grant(scope=("read:deals",))}
+
+lifetimes = st.integers(1, 400_000)
+skews = st.integers(-SKEW, SKEW)
+usual_lifetimes = st.integers(15 * MINUTE, 86_400)
+"""Enable's is 15 minutes; two ticks longer than the largest skew, a token outlives its renewal."""
+latencies = st.floats(0, 40)
+kinds = st.sampled_from(["opaque", "jwt", "jwt alone"])
+
+
+def answer(kind: str, lifetime: int, enables_now: datetime) -> TokenResponse:
+    """What Enable gives by its own clock: what ends in how long, and a JWT that says when."""
+    iat = int(enables_now.timestamp())
+    token = "opaque" if kind == "opaque" else jwt(iat=iat, exp=iat + lifetime)
+    return TokenResponse(
+        access_token=token,
+        token_type="Bearer",
+        expires_in=None if kind == "jwt alone" else lifetime,
+    )
+
+
+# ── When a token ends ────────────────────────────────────────────────────────────────────────────
+
+
+@given(kinds, lifetimes, skews, latencies, st.floats(0, 1))
+def test_stored_token_ends_no_later_than_any_end_that_was_named(
+    kind: str, lifetime: int, skew: int, latency: float, fraction: float
+) -> None:
+    requested_at = NOW + seconds(fraction)
+    response = answer(kind, lifetime, requested_at + seconds(latency + skew))
+    now = requested_at + seconds(latency)
+    issued = Issued(response=response, requested_at=requested_at, attempts=1)
+    try:
+        token = accept(issued, scope=("a",), now=now)
+    except InvalidTokenResponse as error:
+        assert error.reason == "expired"  # noqa: PT017 - it may as well be accepted
+        return
+    if kind != "jwt alone":
+        assert token.expires_at <= requested_at + seconds(lifetime)
+    if kind != "opaque":
+        assert token.expires_at <= now + seconds(skew + lifetime)  # its exp
+    assert token.expires_at <= requested_at + MAX_LIFETIME
+    assert token.expires_at - now > MIN_LIFETIME
+    assert token.issued_at <= requested_at
+    assert token.expires_at.microsecond == token.issued_at.microsecond == 0
+
+
+@given(st.sampled_from(["opaque", "jwt"]), lifetimes, skews, latencies)
+def test_wrong_clock_never_makes_a_token_outlive_its_true_end(
+    kind: str, lifetime: int, skew: int, latency: float
+) -> None:
+    """By `expires_in`, a duration, which no clock can be wrong about."""
+    issued_in_truth = NOW + seconds(latency)
+    response = answer(kind, lifetime, issued_in_truth + seconds(skew))
+    issued = Issued(response=response, requested_at=NOW, attempts=1)
+    try:
+        token = accept(issued, scope=("a",), now=issued_in_truth)
+    except InvalidTokenResponse:
+        return
+    assert token.expires_at <= issued_in_truth + seconds(lifetime)
+
+
+@given(lifetimes, skews, latencies)
+def test_wrong_clock_never_makes_a_token_that_only_its_exp_ends_outlive_its_true_end(
+    lifetime: int, skew: int, latency: float
+) -> None:
+    """By `iat` and `exp`, whose difference no clock can be wrong about either."""
+    issued_in_truth = NOW + seconds(latency)
+    response = answer("jwt alone", lifetime, issued_in_truth + seconds(skew))
+    issued = Issued(response=response, requested_at=NOW, attempts=1)
+    try:
+        token = accept(issued, scope=("a",), now=issued_in_truth)
+    except InvalidTokenResponse:
+        return
+    assert token.expires_at <= issued_in_truth + seconds(lifetime)
+
+
+@given(
+    st.integers(1, 3600),
+    st.integers(0, 300),
+    st.lists(st.floats(0, 600), min_size=1, max_size=12),
+    st.booleans(),
+)
+def test_token_is_never_vended_past_its_end(
+    left: int,
+    window: int,
+    waits: list[float],
+    is_readable: bool,  # noqa: FBT001
+) -> None:
+    clock, store = FakeClock(), FakeStore({"deals": stored(left=left)})
+    vendor = Vendor(
+        grants=DEALS,
+        store=store,
+        cache_window=seconds(window),
+        refresh_ahead=seconds(600),
+        on_read_fault=lambda _error: None,
+        now=clock,
+    )
+    for wait in waits:
+        try:
+            token = vendor.vend(VendRequest(grant="deals", caller_arn="any")).token
+        except NoLiveToken:
+            assert clock() >= NOW + seconds(left)
+        except RuntimeError:
+            assert not is_readable
+        else:
+            assert clock() < token.expires_at
+        if not is_readable:
+            store.faults["deals"] = RuntimeError("no store")
+        clock.wind(wait)
+
+
+# ── When a token is due ──────────────────────────────────────────────────────────────────────────
+
+
+@given(st.integers(2, 86_400), st.integers(-3600, 86_400), st.integers(30, 43_200))
+def test_token_is_due_once_no_more_than_its_window_is_left(
+    lifetime: int, left: int, ahead: int
+) -> None:
+    due = is_due(
+        issued_at=NOW + seconds(left - lifetime),
+        expires_at=NOW + seconds(left),
+        now=NOW,
+        refresh_ahead=seconds(ahead),
+    )
+    assert due is (left <= min(ahead, lifetime / 2))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(2, 86_400), st.integers(1, 86_400), st.integers(30, 43_200))
+def test_run_asks_for_what_is_due_and_for_nothing_else(
+    lifetime: int, left: int, ahead: int
+) -> None:
+    assume(left <= lifetime)
+    broker = Broker(grants=DEALS, refresh_ahead=seconds(ahead))
+    broker.store.tokens["deals"] = stored(left=left, age=lifetime - left)
+    broker.run()
+    assert bool(broker.endpoint.requests) is (left <= min(ahead, lifetime / 2))
+
+
+@settings(deadline=None, max_examples=40)
+@given(kinds, usual_lifetimes, skews, st.floats(0, 10), st.integers(30, 43_200))
+@example("jwt", 15 * MINUTE, -SKEW, 0.0, 600)
+@example("jwt", 15 * MINUTE, SKEW, 0.0, 600)
+@example("jwt alone", 15 * MINUTE, -SKEW, 10.0, 600)
+def test_wrong_clock_renews_neither_on_every_tick_nor_too_late(
+    kind: str, lifetime: int, skew: int, latency: float, ahead: int
+) -> None:
+    broker = Broker(grants=DEALS, refresh_ahead=seconds(ahead))
+    broker.store.tokens.clear()
+
+    def respond(_request: object) -> None:
+        broker.clock.wind(latency)
+        enables_now = broker.clock() + seconds(skew)
+        broker.endpoint.answers["read:deals"] = answer(kind, lifetime, enables_now)
+
+    broker.endpoint.on_request = respond
+    renewed_at = []
+    for minute in range(30):
+        broker.clock.time = NOW + seconds(minute * MINUTE)
+        [outcome] = broker.run().values()
+        if outcome.state == "renewed":
+            renewed_at.append(minute)
+        else:
+            assert outcome.state == "not_due"
+        assert broker.store.tokens["deals"].is_live(broker.clock())
+    assert renewed_at[0] == 0
+    for before, after in pairwise(renewed_at):
+        assert after - before > 1
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, SKEW + 5), skews)
+def test_token_that_a_wrong_clock_makes_look_expired_is_refused_and_not_asked_for_on_every_tick(
+    lifetime: int, skew: int
+) -> None:
+    assume(lifetime + skew <= MIN_LIFETIME.total_seconds())
+    broker = Broker(grants=DEALS)
+    broker.store.tokens.clear()
+    asked_at: list[datetime] = []
+
+    def respond(_request: object) -> None:
+        asked_at.append(broker.clock())
+        enables_now = broker.clock() + seconds(skew)
+        broker.endpoint.answers["read:deals"] = answer("jwt", lifetime, enables_now)
+
+    broker.endpoint.on_request = respond
+    for _ in range(20):
+        assert {outcome.reason for outcome in broker.run().values()} == {"expired"}
+        broker.clock.wind(MINUTE)
+    assert broker.store.tokens == {}
+    assert len(asked_at) == 5
+
+
+# ── Never worse ──────────────────────────────────────────────────────────────────────────────────
+
+left_seconds = st.integers(6, 4000)
+
+
+@given(st.none() | left_seconds, left_seconds)
+def test_run_never_leaves_a_token_that_ends_sooner_than_the_one_that_was_there(
+    before: int | None, answered: int
+) -> None:
+    broker = Broker(grants=DEALS)
+    broker.store.tokens.clear()
+    if before is not None:
+        broker.store.tokens["deals"] = stored("before", left=before, age=9000)
+    broker.endpoint.answers["read:deals"] = response("new", answered)
+    [outcome] = broker.run().values()
+    after = broker.store.tokens["deals"]
+    if before is not None:
+        assert after.expires_at >= NOW + seconds(before)
+    assert (outcome.fingerprint, outcome.expires_at) == (after.fingerprint, after.expires_at)
+
+
+@given(
+    st.none() | left_seconds,
+    st.lists(left_seconds, min_size=1, max_size=3),
+    st.permutations(range(3)),
+    st.data(),
+)
+def test_overlapping_runs_leave_the_token_that_ends_last(
+    before: int | None, lefts: list[int], order: list[int], data: st.DataObject
+) -> None:
+    """Each run reads, and some time later replaces; two of them at most overlap."""
+    store = ParameterTokenStore(cast("SSMClient", FakeSsm()), prefix="/p", key_id="key")
+    if before is not None:
+        store.write("deals", stored("before", left=before))
+    runs = {number: stored(f"run-{number}", left=left) for number, left in enumerate(lefts)}
+    ends = [] if before is None else [NOW + seconds(before)]
+    waiting: tuple[StoredToken, StoredToken | None] | None = None
+    for number in [n for n in order if n in runs]:
+        token, found = runs[number], store.read("deals")
+        if waiting:
+            store.replace("deals", waiting[0], replaced=waiting[1])
+            waiting = None
+        if found and found.expires_at >= token.expires_at:
+            continue  # a run that finds a later token has nothing to replace
+        ends.append(token.expires_at)
+        if data.draw(st.booleans()):
+            waiting = (token, found)
+        else:
+            store.replace("deals", token, replaced=found)
+    if waiting:
+        store.replace("deals", waiting[0], replaced=waiting[1])
+    after = store.read("deals")
+    assert after is not None
+    assert after.expires_at == max(ends)
+
+
+# ── Refusals ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@settings(deadline=None, max_examples=8)
+@given(
+    st.sampled_from([*sorted(CONNECTION_REJECTIONS), "invalid_scope", "unknown_error", "http_403"]),
+    st.integers(1, 4),
+    st.integers(40, 120),
+)
+def test_refused_answers_are_held_with_widening_intervals_up_to_15_minutes(
+    reason: str, number: int, tick: int
+) -> None:
+    broker = Broker(grants={f"g{n}": Grant(scope=(f"read:{n}",)) for n in range(number)})
+    broker.store.tokens.clear()
+    asked_at: list[datetime] = []
+    for n in range(number):
+        broker.endpoint.answers[f"read:{n}"] = rejection(reason)
+    broker.endpoint.on_request = lambda _request: asked_at.append(broker.clock())
+    for _ in range(4000 // tick):
+        broker.run()
+        broker.clock.wind(tick)
+    times = sorted(set(asked_at))
+    gaps = [after - before for before, after in pairwise(times)]
+    slack = timedelta(seconds=tick)  # a run may come up to a tick after the hold has ended
+    for gap, hold in zip(gaps, [55, 110, 220, 440, 880], strict=False):
+        assert seconds(hold) - seconds(1) <= gap <= seconds(hold) + slack
+    assert all(seconds(899) <= gap <= seconds(900) + slack for gap in gaps[5:])
+    per_time = 1 if reason in CONNECTION_REJECTIONS else number
+    assert len(asked_at) == len(times) * per_time
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(121, 599), st.sampled_from(["invalid_client", "invalid_scope"]))
+def test_refused_token_is_not_let_go_without_a_last_try(left: int, reason: str) -> None:
+    broker = Broker(grants=DEALS)
+    broker.store.tokens["deals"] = stored(left=left, age=9000)
+    broker.endpoint.answers["read:deals"] = rejection(reason)
+    asked_at: list[datetime] = []
+    broker.endpoint.on_request = lambda _request: asked_at.append(broker.clock())
+    for _ in range(12):
+        broker.run()
+        broker.clock.wind(MINUTE)
+    assert any(seconds(0) < NOW + seconds(left) - at <= seconds(120) for at in asked_at)

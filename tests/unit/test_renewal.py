@@ -1,0 +1,829 @@
+"""Renewing: one answer at a time is judged, nothing is ever worse for it, nobody is pestered."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.unit.fakes import (
+    CREDENTIALS,
+    NOW,
+    SECRET,
+    SECRET_PREFIX,
+    Broker,
+    client_error,
+    everyone_at_once,
+    jwt,
+    rejection,
+    response,
+    seconds,
+    states,
+    stored,
+)
+from token_broker.errors import (
+    ConfigurationError,
+    InvalidTokenResponse,
+    TokenEndpointUnavailable,
+)
+from token_broker.grants import Grant
+from token_broker.models import TokenResponse
+from token_refresher.holds import Hold, Holds
+from token_refresher.outcomes import State, causes_of_failure
+from token_refresher.refresh_request import RefreshRequest
+from token_refresher.renewal import CONNECTION_REJECTIONS, accept
+from token_refresher.token_endpoint import Issued
+
+FORCED = RefreshRequest(force=True)
+CHANGED = RefreshRequest(changed_secret=SECRET_PREFIX + "default")
+DEALS = RefreshRequest(grants=("deals",))
+MINUTE = 60
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+@pytest.fixture
+def empty() -> Broker:
+    """A broker without a token: every grant is due."""
+    broker = Broker()
+    broker.store.tokens.clear()
+    return broker
+
+
+def busy(retry_after: float | None, attempts: int = 1) -> TokenEndpointUnavailable:
+    return TokenEndpointUnavailable(
+        "the token endpoint answered HTTP 429",
+        reason="http_429",
+        attempts=attempts,
+        retry_after=None if retry_after is None else seconds(retry_after),
+    )
+
+
+# ── Never worse ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("expires_in", "state"), [(300, "unchanged"), (301, "renewed")])
+def test_stored_token_is_replaced_only_by_one_that_ends_later(
+    broker: Broker, expires_in: int, state: str
+) -> None:
+    old = broker.store.tokens["deals"] = stored("old", left=300, age=3000)
+    broker.endpoint.answers["read:deals"] = response(expires_in=expires_in)
+    outcome = broker.run()["deals"]
+    assert outcome.state == state
+    assert (broker.store.tokens["deals"] == old) is (state == "unchanged")
+    assert outcome.expires_at == NOW + seconds(expires_in)
+    assert outcome.fingerprint == broker.store.tokens["deals"].fingerprint
+
+
+def test_force_takes_even_a_token_that_ends_sooner(broker: Broker) -> None:
+    broker.endpoint.answers["read:deals"] = response(expires_in=60)
+    assert broker.run(FORCED)["deals"].state is State.RENEWED
+    assert broker.store.tokens["deals"].expires_at == NOW + seconds(60)
+
+
+@pytest.mark.parametrize(("answered", "state"), [("other", "renewed"), ("deals", "unchanged")])
+def test_token_that_enable_refuses_gives_way_to_any_other(
+    broker: Broker, answered: str, state: str
+) -> None:
+    request = RefreshRequest(grants=("deals",), rejected=stored("deals").fingerprint)
+    broker.endpoint.answers["read:deals"] = response(answered, 60)
+    assert states(broker.run(request)) == {"deals": state}
+    assert broker.store.tokens["deals"].access_token == answered
+
+
+def test_later_token_of_an_overlapping_run_is_what_is_told(empty: Broker) -> None:
+    other = empty.store.meanwhile["deals"] = stored("of the other run", left=3601)
+    outcome = empty.run()["deals"]
+    assert (outcome.state, outcome.fingerprint) == (State.UNCHANGED, other.fingerprint)
+    assert outcome.expires_at == other.expires_at
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "attempts"),
+    [
+        (busy(None, attempts=4), "http_429", 4),
+        (InvalidTokenResponse("nonsense", reason="invalid_response"), "invalid_response", 1),
+        (rejection("invalid_scope"), "invalid_scope", 1),
+        (client_error("Throttling", "X"), "Throttling", 0),
+        (RuntimeError(SECRET), "InternalError", 0),
+    ],
+)
+def test_failure_of_one_grant_spares_the_others_and_its_stored_token(
+    broker: Broker, fault: Exception, reason: str, attempts: int
+) -> None:
+    old = broker.store.tokens["deals"] = stored("old", left=60, age=3000)
+    del broker.store.tokens["users"]
+    broker.endpoint.answers["read:deals"] = fault
+    outcomes = broker.run()
+    assert states(outcomes) == {"deals": "failed", "activity": "not_due", "users": "renewed"}
+    assert broker.store.tokens["deals"] == old
+    failed = outcomes["deals"]
+    assert (failed.reason, failed.attempts) == (reason, attempts)
+    assert (failed.expires_at, failed.fingerprint) == (old.expires_at, old.fingerprint)
+    assert list(causes_of_failure(outcomes.values())) == ["deals"]
+
+
+def test_token_that_cannot_be_written_is_a_failure(broker: Broker) -> None:
+    broker.store.unwritable["deals"] = client_error("AccessDeniedException", "PutParameter")
+    outcomes = broker.run(FORCED)
+    assert states(outcomes) == {"deals": "failed", "activity": "renewed", "users": "renewed"}
+    outcome = outcomes["deals"]
+    assert outcome.reason == "AccessDeniedException"
+    assert outcome.fingerprint == stored("deals").fingerprint  # what is stored still
+
+
+def test_unreadable_secret_fails_what_is_due_and_nothing_else(broker: Broker) -> None:
+    broker.store.tokens["deals"] = stored("old", left=60, age=3000)
+    del broker.store.tokens["users"]
+    unfilled = ConfigurationError("the secret has not been filled in yet")
+    broker.secrets.versions["default", "AWSCURRENT"] = unfilled
+    outcomes = broker.run()
+    assert states(outcomes) == {"deals": "failed", "activity": "not_due", "users": "failed"}
+    assert outcomes["users"].cause == "the secret has not been filled in yet"
+    assert outcomes["deals"].expires_at == NOW + seconds(60)
+    assert (len(broker.secrets.reads), broker.endpoint.requests) == (1, [])
+
+
+# ── What is told ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_request_carries_the_credentials_and_the_scope(empty: Broker) -> None:
+    empty.run(DEALS)
+    [request] = empty.endpoint.requests
+    assert (request.client_id, request.client_secret) == (CREDENTIALS.client_id, SECRET)
+    assert request.scope == ("read:deals",)
+
+
+def test_attempts_of_a_success_are_those_that_it_took(empty: Broker) -> None:
+    empty.endpoint.attempts = 3
+    assert {outcome.attempts for outcome in empty.run().values()} == {3}
+
+
+def test_attempts_of_an_answer_that_is_refused_are_those_that_it_took(empty: Broker) -> None:
+    empty.endpoint.attempts = 2
+    empty.endpoint.answers["read:users"] = response(scope="read:deals")
+    assert empty.run()["users"].attempts == 2
+
+
+def test_attempts_of_a_token_that_cannot_be_stored_are_those_that_it_took(empty: Broker) -> None:
+    empty.endpoint.attempts = 2
+    empty.store.unwritable["deals"] = client_error("InternalServerError", "PutParameter")
+    assert empty.run(DEALS)["deals"].attempts == 2
+
+
+def test_life_is_counted_from_before_the_request(empty: Broker) -> None:
+    empty.endpoint.on_request = lambda _request: empty.clock.wind(7)
+    empty.run(DEALS)
+    token = empty.store.tokens["deals"]
+    assert (token.issued_at, token.expires_at) == (NOW, NOW + seconds(3600))
+
+
+# ── Many grants, little time ─────────────────────────────────────────────────────────────────────
+
+
+def test_most_urgent_grant_comes_first() -> None:
+    broker = Broker(parallelism=1)
+    broker.store.tokens["deals"] = stored("a", left=500, age=9000)
+    broker.store.tokens["activity"] = stored("b", left=20, age=9000, scope=("read:activity",))
+    del broker.store.tokens["users"]
+    broker.run()
+    assert broker.endpoint.scopes == ["read:users", "read:activity", "read:deals"]
+
+
+def test_what_no_time_is_left_for_is_deferred_and_not_failed() -> None:
+    broker = Broker(parallelism=1)
+    for name, left in {"deals": 30, "activity": 10, "users": 20}.items():
+        broker.store.tokens[name] = stored(name, left=left, age=9000, scope=(f"read:{name}",))
+    before = broker.store.tokens["deals"]
+    broker.endpoint.on_request = lambda _request: broker.clock.wind(3)
+    outcomes = broker.run(time=8)
+    assert states(outcomes) == {"deals": "deferred", "activity": "renewed", "users": "renewed"}
+    assert causes_of_failure(outcomes.values()) == {}
+    assert (broker.store.tokens["deals"], outcomes["deals"].attempts) == (before, 0)
+    assert outcomes["deals"].fingerprint == before.fingerprint
+    assert states(broker.run())["deals"] == "renewed"
+    assert broker.endpoint.scopes[-1] == "read:deals"
+
+
+@pytest.mark.parametrize(("time", "state"), [(4.9, "deferred"), (5, "renewed")])
+def test_renewal_is_not_begun_without_time_for_it(empty: Broker, time: float, state: str) -> None:
+    assert set(states(empty.run(time=time)).values()) == {state}
+
+
+def test_all_but_the_first_are_renewed_in_parallel_and_bounded() -> None:
+    grants = {name: Grant(scope=(name,)) for name in "abcdefg"}
+    broker = Broker(grants=grants, parallelism=3)
+    broker.store.tokens.clear()
+    meet = everyone_at_once(3)
+    at_work: list[str] = []
+    most: list[int] = []
+
+    def work(request: Any) -> None:
+        if len(broker.endpoint.requests) == 1:
+            return
+        at_work.append(request.scope)
+        most.append(len(at_work))
+        meet()
+        at_work.remove(request.scope)
+
+    broker.endpoint.on_request = work
+    assert set(states(broker.run()).values()) == {"renewed"}
+    assert max(most) == 3
+
+
+def test_grant_that_hangs_delays_none_that_runs_beside_it(empty: Broker) -> None:
+    others_are_stored = threading.Event()
+
+    def hang(request: Any) -> None:
+        if request.scope == ("read:activity",):
+            assert others_are_stored.wait(timeout=2)
+
+    empty.endpoint.on_request = hang
+    empty.store.on_write = lambda grant: others_are_stored.set() if grant == "users" else None
+    assert set(states(empty.run()).values()) == {"renewed"}
+
+
+# ── Refusals: no storm, no lock-out ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("reason", sorted(CONNECTION_REJECTIONS))
+@pytest.mark.parametrize("number", [1, 3, 200])
+def test_rejected_connection_costs_one_request_whatever_the_number_of_grants(
+    reason: str, number: int
+) -> None:
+    broker = Broker(grants={f"g{n}": Grant(scope=(f"read:{n}",)) for n in range(number)})
+    broker.store.tokens.clear()
+    broker.endpoint.refused_secrets[SECRET] = reason
+    outcomes = broker.run()
+    assert len(broker.endpoint.requests) == 1
+    assert set(states(outcomes).values()) == {"failed"}
+    assert {(o.reason, o.cause) for o in outcomes.values()} == {
+        (reason, f"the token endpoint answered {reason}")
+    }
+    assert [outcome.attempts for outcome in outcomes.values()] == [1] + [0] * (number - 1)
+    assert len({outcome.retry_at for outcome in outcomes.values()}) == 1
+
+
+ASKED_AT = [0, 1, 3, 7, 15, 30, 45, 60]
+
+
+def minutes_of_requests(broker: Broker, scope: str = "", *, until: int = 61) -> list[int]:
+    """A run each minute: in which of them was Enable asked?"""
+    asked = []
+    for minute in range(until):
+        before = len(broker.endpoint.scopes)
+        broker.run()
+        if any(scope in one for one in broker.endpoint.scopes[before:]):
+            asked.append(minute)
+        broker.clock.wind(MINUTE)
+    return asked
+
+
+def test_rejected_connection_is_asked_again_at_widening_intervals(empty: Broker) -> None:
+    empty.endpoint.refused_secrets[SECRET] = "invalid_client"
+    assert minutes_of_requests(empty) == ASKED_AT
+    assert len(empty.endpoint.requests) == len(ASKED_AT)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        rejection("invalid_scope"),
+        rejection("unknown_error"),
+        rejection("http_404"),
+        InvalidTokenResponse("nonsense", reason="invalid_response"),
+        response(scope="read:nothing"),
+        response(expires_in=1),
+    ],
+)
+def test_refused_grant_is_asked_for_again_at_widening_intervals_and_alone(
+    broker: Broker, answer: TokenResponse | Exception
+) -> None:
+    del broker.store.tokens["deals"]
+    broker.endpoint.answers["read:deals"] = answer
+    assert minutes_of_requests(broker, "read:deals") == ASKED_AT
+    assert broker.store.tokens["users"].is_live(broker.clock())
+
+
+def test_grant_that_waits_is_overdue_and_says_until_when_and_why(empty: Broker) -> None:
+    empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    first = empty.run(DEALS)["deals"]
+    assert (first.state, first.retry_at) == (State.FAILED, NOW + seconds(55))
+    empty.clock.wind(54)
+    waiting = empty.run(DEALS)["deals"]
+    assert (waiting.state, waiting.reason) == (State.WAITING, "invalid_scope")
+    assert (waiting.retry_at, waiting.attempts) == (first.retry_at, 0)
+    assert "asked again at 2025-03-01T12:00:55Z" in waiting.cause
+    assert list(causes_of_failure([waiting])) == ["deals"]
+
+
+def test_refused_grant_is_asked_for_once_more_before_its_token_ends(broker: Broker) -> None:
+    broker.store.tokens["deals"] = stored("old", left=599, age=3001)
+    broker.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    assert minutes_of_requests(broker, "read:deals", until=25) == [0, 1, 3, 7, 8, 23]
+
+
+@pytest.mark.parametrize("fault", [busy(None), RuntimeError("a bug")])
+def test_failure_that_may_pass_is_not_held(empty: Broker, fault: Exception) -> None:
+    empty.endpoint.answers["read:deals"] = fault
+    assert minutes_of_requests(empty, "read:deals", until=4) == [0, 1, 2, 3]
+    assert empty.holds.now() == Holds()
+
+
+def put_another_secret(broker: Broker) -> RefreshRequest:
+    broker.secrets.put("v2")
+    return DEALS
+
+
+def move_the_endpoint(broker: Broker) -> RefreshRequest:
+    broker.endpoint.url = "https://other.example/oauth2/token"
+    return DEALS
+
+
+def change_the_scope(broker: Broker) -> RefreshRequest:
+    broker.grants["deals"] = Grant(scope=("read:deals", "read:more"))
+    return DEALS
+
+
+def change_nothing(_broker: Broker) -> RefreshRequest:
+    return DEALS
+
+
+def change_the_callers(broker: Broker) -> RefreshRequest:
+    broker.grants["deals"] = replace(
+        broker.grants["deals"], callers=("arn:aws:iam::111122223333:role/x",)
+    )
+    return DEALS
+
+
+@pytest.mark.parametrize(
+    ("reason", "change", "is_lifted"),
+    [
+        ("invalid_scope", change_nothing, False),
+        ("invalid_scope", change_the_callers, False),
+        ("invalid_scope", put_another_secret, True),
+        ("invalid_scope", move_the_endpoint, True),
+        ("invalid_scope", change_the_scope, True),
+        ("invalid_scope", lambda _broker: FORCED, True),
+        ("invalid_scope", lambda _broker: CHANGED, True),
+        ("invalid_client", change_nothing, False),
+        ("invalid_client", put_another_secret, True),
+        ("invalid_client", move_the_endpoint, True),
+        ("invalid_client", lambda _broker: FORCED, True),
+        ("invalid_client", lambda _broker: CHANGED, True),
+    ],
+)
+def test_hold_is_lifted_at_once_by_what_it_depends_on(
+    reason: str,
+    change: Callable[[Broker], RefreshRequest],
+    is_lifted: bool,  # noqa: FBT001
+) -> None:
+    broker = Broker(grants={"deals": Grant(scope=("read:deals",))})
+    broker.store.tokens.clear()
+    broker.endpoint.refused_secrets[SECRET] = reason
+    assert minutes_of_requests(broker, until=9) == [0, 1, 3, 7]
+    before = len(broker.endpoint.requests)
+    broker.run(change(broker))
+    assert len(broker.endpoint.requests) - before == (1 if is_lifted else 0)
+
+
+def test_what_was_lifted_and_is_refused_again_is_held_briefly_at_first(empty: Broker) -> None:
+    empty.endpoint.refused_secrets |= {SECRET: "invalid_client", "also bad": "invalid_client"}
+    minutes_of_requests(empty, until=9)
+    empty.secrets.put("v2", "also bad")
+    assert empty.run()["deals"].retry_at == empty.clock() + seconds(55)
+
+
+def test_force_does_not_make_the_next_refusal_count_from_one(empty: Broker) -> None:
+    empty.endpoint.refused_secrets[SECRET] = "invalid_client"
+    minutes_of_requests(empty, until=9)
+    assert empty.run(FORCED)["deals"].retry_at == empty.clock() + seconds(55 * 16)
+
+
+def test_success_forgets_the_refusals_before_it(empty: Broker) -> None:
+    empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    minutes_of_requests(empty, until=3)
+    assert empty.holds.now_on("deals") is not None
+    empty.clock.wind(MINUTE)
+    empty.endpoint.answers.clear()
+    assert set(states(empty.run()).values()) <= {"renewed", "not_due"}
+    assert empty.holds.now_on("deals") is None
+
+
+def test_connection_that_is_known_again_serves_all_at_the_first_good_answer(empty: Broker) -> None:
+    empty.endpoint.refused_secrets[SECRET] = "invalid_client"
+    minutes_of_requests(empty, until=3)
+    empty.endpoint.refused_secrets.clear()
+    assert set(states(empty.run()).values()) == {"renewed"}
+    assert empty.holds.now_on() is None
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "held"), [(0, 0), (120, 120), (900, 900), (901, 900), (86_400, 900)]
+)
+def test_retry_after_is_honoured_by_the_whole_connection_and_by_later_runs(
+    empty: Broker, retry_after: float, held: float
+) -> None:
+    empty.endpoint.answers["read:deals"] = busy(retry_after)
+    assert states(empty.run(DEALS))["deals"] == "failed"
+    if held:
+        empty.clock.wind(held - 1)
+        outcomes = empty.run()
+        assert set(states(outcomes).values()) == {"waiting"}
+        assert {o.retry_at for o in outcomes.values()} == {NOW + seconds(held)}
+        assert len(empty.endpoint.requests) == 1
+        empty.clock.wind(1)
+    empty.endpoint.answers.clear()
+    assert set(states(empty.run()).values()) == {"renewed"}
+    assert empty.holds.now_on() is None
+
+
+def test_retry_after_of_the_first_grant_spares_enable_the_others(empty: Broker) -> None:
+    empty.endpoint.answers["read:deals"] = busy(120, attempts=2)
+    outcomes = empty.run()
+    assert states(outcomes) == {"deals": "failed", "activity": "waiting", "users": "waiting"}
+    assert [outcome.attempts for outcome in outcomes.values()] == [2, 0, 0]
+    assert empty.endpoint.scopes == ["read:deals"]
+
+
+def test_retry_after_of_a_later_grant_stops_those_not_yet_begun() -> None:
+    broker = Broker(parallelism=1)
+    broker.store.tokens.clear()
+    broker.endpoint.answers["read:activity"] = busy(120)
+    assert list(states(broker.run()).values()) == ["renewed", "failed", "waiting"]
+
+
+def test_wait_that_enable_asked_for_is_ended_by_force_but_not_by_another_secret(
+    empty: Broker,
+) -> None:
+    empty.endpoint.answers["read:deals"] = busy(600)
+    empty.run(DEALS)
+    empty.secrets.put("v2")
+    assert set(states(empty.run()).values()) == {"waiting"}
+    empty.endpoint.answers.clear()
+    assert set(states(empty.run(FORCED)).values()) == {"renewed"}
+
+
+def test_another_grant_goes_first_after_a_refusal_so_that_one_alone_blocks_no_other(
+    empty: Broker,
+) -> None:
+    empty.endpoint.answers["read:deals"] = rejection("unauthorized_client")
+    assert set(states(empty.run()).values()) == {"failed"}
+    empty.clock.wind(MINUTE)
+    outcomes = empty.run()
+    assert states(outcomes) == {"deals": "failed", "activity": "renewed", "users": "renewed"}
+    assert empty.endpoint.scopes[1] == "read:activity"
+    assert empty.holds.now_on() is None
+    hold = empty.holds.now_on("deals")
+    assert hold is not None
+    assert hold.reason == "unauthorized_client"
+
+
+def test_grant_that_is_refused_alone_never_lets_another_s_token_lapse() -> None:
+    broker = Broker()
+    del broker.store.tokens["deals"]
+    broker.endpoint.answers |= {
+        "read:deals": rejection("unauthorized_client"),
+        "read:users": response("u", 900),
+        "read:activity": response("a", 900),
+    }
+    for _ in range(180):
+        broker.run()
+        assert broker.store.tokens["users"].is_live(broker.clock())
+        assert broker.store.tokens["activity"].is_live(broker.clock())
+        broker.clock.wind(MINUTE)
+
+
+def test_deferral_forgets_no_refusal(empty: Broker) -> None:
+    empty.endpoint.refused_secrets[SECRET] = "invalid_client"
+    minutes_of_requests(empty, until=7)
+    assert set(states(empty.run(time=1)).values()) == {"deferred"}
+    assert empty.run()["deals"].retry_at == empty.clock() + seconds(440)
+
+
+@pytest.mark.parametrize(
+    "fault", [client_error("ThrottlingException", "GetParameter"), RuntimeError("a bug")]
+)
+@pytest.mark.parametrize("what", ["fault_of_read", "fault_of_write"])
+def test_holds_that_cannot_be_kept_fail_no_run(empty: Broker, what: str, fault: Exception) -> None:
+    setattr(empty.holds, what, fault)
+    empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    expected = {"deals": "failed", "activity": "renewed", "users": "renewed"}
+    assert states(empty.run()) == expected
+    assert states(empty.run())["deals"] == "failed"  # asked once too often, no worse
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", '{"connection": [1], "grants": {}}', "[" * 999])
+def test_holds_that_somebody_spoilt_hold_nothing_and_are_overwritten(
+    empty: Broker, text: str
+) -> None:
+    empty.holds.texts["default"] = [text]
+    empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    assert states(empty.run())["deals"] == "failed"
+    assert empty.holds.now_on("deals") is not None
+
+
+# ── Overlapping runs ─────────────────────────────────────────────────────────────────────────────
+
+
+def claim(broker: Broker, holds: Holds | None = None) -> None:
+    """Another run begins."""
+    claimed = replace(holds or Holds(), claimed_at=broker.clock(), claimed_by="another run")
+    broker.holds.texts.setdefault("default", []).append(claimed.to_json())
+
+
+def test_connection_that_another_run_is_at_is_left_to_it(empty: Broker) -> None:
+    claim(empty)
+    outcomes = empty.run()
+    assert set(states(outcomes).values()) == {"underway"}
+    assert causes_of_failure(outcomes.values()) == {}
+    assert (empty.secrets.reads, empty.endpoint.requests) == ([], [])
+    assert empty.holds.now().claimed_by == "another run"
+
+
+def test_claim_of_a_run_that_was_killed_ends_by_itself(empty: Broker) -> None:
+    claim(empty)
+    empty.clock.wind(54)
+    assert set(states(empty.run()).values()) == {"underway"}
+    empty.clock.wind(1)
+    assert set(states(empty.run()).values()) == {"renewed"}
+
+
+@pytest.mark.parametrize("request_", [FORCED, CHANGED])
+def test_force_and_a_changed_secret_wait_for_no_other_run(
+    empty: Broker, request_: RefreshRequest
+) -> None:
+    claim(empty)
+    assert set(states(empty.run(request_)).values()) == {"renewed"}
+
+
+def test_run_claims_its_connection_before_it_asks_and_gives_it_up_after(empty: Broker) -> None:
+    seen: list[bool] = []
+    empty.endpoint.on_request = lambda _request: seen.append(
+        empty.holds.now().is_claimed(empty.clock())
+    )
+    empty.endpoint.answers["read:users"] = RuntimeError("a bug")
+    empty.run()
+    assert seen == [True] * 3
+    assert empty.holds.now() == Holds()
+
+
+def test_run_that_has_nothing_to_ask_claims_nothing(empty: Broker) -> None:
+    empty.endpoint.refused_secrets[SECRET] = "invalid_client"
+    empty.run()
+    versions = len(empty.holds.texts["default"])
+    assert set(states(empty.run()).values()) == {"waiting"}
+    assert len(empty.holds.texts["default"]) == versions
+
+
+def test_of_runs_that_begin_at_once_the_first_to_claim_goes_on(empty: Broker) -> None:
+    def overtake(_holds: Holds) -> None:
+        empty.holds.on_write = lambda _holds: None
+        claim(empty)
+
+    empty.holds.on_write = overtake
+    assert set(states(empty.run()).values()) == {"underway"}
+    assert empty.endpoint.requests == []
+
+
+def test_holds_of_a_run_that_ended_meanwhile_are_put_back(empty: Broker) -> None:
+    hold = Hold(reason="invalid_scope", refusals=3, until=NOW + seconds(220), depends_on="key")
+    ended = Holds(grants={"deals": hold})
+
+    def overtake(_holds: Holds) -> None:
+        empty.holds.on_write = lambda _holds: None
+        claim(empty)
+        empty.holds.texts["default"].append(ended.to_json())
+
+    empty.holds.on_write = overtake
+    assert set(states(empty.run()).values()) == {"underway"}
+    assert empty.holds.now() == ended
+    assert states(empty.run())["users"] == "renewed"
+
+
+def test_claim_whose_answer_was_lost_and_that_was_written_twice_is_still_ours(
+    empty: Broker,
+) -> None:
+    def write_twice(holds: Holds) -> None:
+        empty.holds.on_write = lambda _holds: None
+        empty.holds.write("default", holds)
+
+    empty.holds.on_write = write_twice
+    assert set(states(empty.run()).values()) == {"renewed"}
+
+
+def test_claims_keep_the_holds_that_were_known(empty: Broker) -> None:
+    empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    empty.run()
+    del empty.store.tokens["users"]
+    empty.endpoint.on_request = lambda _request: seen.append(empty.holds.now_on("deals"))
+    seen: list[Hold | None] = []
+    empty.run()
+    assert seen == [empty.holds.now_on("deals")]
+    assert None not in seen
+
+
+def test_runs_at_once_make_the_requests_of_one(empty: Broker) -> None:
+    others: list[dict[str, str]] = []
+    empty.endpoint.on_request = lambda _request: others.append(states(empty.run()))
+    assert set(states(empty.run()).values()) == {"renewed"}
+    assert sorted(empty.endpoint.scopes) == ["read:activity", "read:deals", "read:users"]
+    assert len(others) == 3
+    assert {state for told in others for state in told.values()} <= {"underway", "not_due"}
+
+
+def test_run_that_ends_while_another_begins_costs_no_more_than_one_extra_request(
+    empty: Broker,
+) -> None:
+    def be_overtaken() -> None:
+        empty.holds.on_read = lambda: None
+        assert set(states(empty.run()).values()) == {"renewed"}
+
+    empty.holds.on_read = be_overtaken  # the other run has read the store by then
+    empty.run()
+    assert len(empty.endpoint.requests) <= 3 + 1
+
+
+# ── Changing the client secret without an outage ─────────────────────────────────────────────────
+
+
+def malformed() -> ConfigurationError:
+    return ConfigurationError("the secret: not valid JSON")
+
+
+@pytest.mark.parametrize(
+    ("pending", "previous", "stage", "asked"),
+    [
+        ("good", None, "AWSPENDING", ["bad", "good"]),
+        ("good", "other", "AWSPENDING", ["bad", "good"]),
+        (None, "good", "AWSPREVIOUS", ["bad", "good"]),
+        ("worse", "good", "AWSPREVIOUS", ["bad", "worse", "good"]),
+        (malformed(), "good", "AWSPREVIOUS", ["bad", "good"]),
+        ("bad", "good", "AWSPREVIOUS", ["bad", "good"]),  # PENDING is on the current version
+    ],
+)
+def test_secret_that_enable_does_not_know_is_replaced_by_another_version(
+    empty: Broker,
+    pending: str | Exception | None,
+    previous: str | None,
+    stage: str,
+    asked: list[str],
+) -> None:
+    empty.endpoint.refused_secrets |= {"bad": "invalid_client", "worse": "invalid_client"}
+    empty.secrets.put("v-bad", "bad")
+    if isinstance(pending, Exception):
+        empty.secrets.versions["default", "AWSPENDING"] = pending
+    elif pending:
+        empty.secrets.put(f"v-{pending}", pending, stage="AWSPENDING")
+    if previous:
+        empty.secrets.put(f"v-{previous}", previous, stage="AWSPREVIOUS")
+    outcomes = empty.run()
+    assert set(states(outcomes).values()) == {"renewed"}
+    assert {o.secret_stage for o in outcomes.values()} == {stage}
+    assert {o.secret_version for o in outcomes.values()} == {"v-good"}
+    assert {token.secret_version for token in empty.store.tokens.values()} == {"v-good"}
+    assert [r.client_secret for r in empty.endpoint.requests] == [*asked, "good", "good"]
+    assert [o.attempts for o in outcomes.values()] == [len(asked), 1, 1]
+    assert empty.holds.now_on() is None
+
+
+def test_connection_without_a_secret_that_enable_knows_is_held_as_a_whole(empty: Broker) -> None:
+    for number, stage in enumerate(("AWSCURRENT", "AWSPENDING", "AWSPREVIOUS")):
+        empty.secrets.put(f"v{number}", f"bad{number}", stage=stage)
+        empty.endpoint.refused_secrets[f"bad{number}"] = "invalid_client"
+    outcomes = empty.run()
+    assert set(states(outcomes).values()) == {"failed"}
+    assert [o.attempts for o in outcomes.values()] == [3, 0, 0]
+    assert {o.secret_stage for o in outcomes.values()} == {""}
+    assert set(states(empty.run()).values()) == {"waiting"}
+    assert len(empty.endpoint.requests) == 3
+
+
+@pytest.mark.parametrize("stage", ["AWSPENDING", "AWSPREVIOUS"])
+def test_version_that_cannot_be_read_is_passed_over(empty: Broker, stage: str) -> None:
+    empty.secrets.put("v-bad", "bad")
+    empty.endpoint.refused_secrets["bad"] = "invalid_client"
+    denied = client_error("AccessDeniedException", "GetSecretValue")
+    other = {"AWSPENDING": "AWSPREVIOUS", "AWSPREVIOUS": "AWSPENDING"}[stage]
+    empty.secrets.versions["default", stage] = denied
+    assert {o.reason for o in empty.run().values()} == {"invalid_client"}
+    empty.secrets.put("v-good", "good", stage=other)
+    assert {o.secret_stage for o in empty.run(FORCED).values()} == {other}
+
+
+@pytest.mark.parametrize("reason", ["unauthorized_client", "invalid_scope", "unknown_error"])
+def test_other_refusals_are_no_reason_to_try_another_version(empty: Broker, reason: str) -> None:
+    empty.endpoint.refused_secrets[SECRET] = reason
+    empty.secrets.put("v0", "good", stage="AWSPREVIOUS")
+    empty.run()
+    assert empty.secrets.reads == [("default", "AWSCURRENT")]
+
+
+def test_fallback_that_finds_no_time_is_deferred(empty: Broker) -> None:
+    empty.secrets.put("v-bad", "bad")
+    empty.secrets.put("v-good", "good", stage="AWSPREVIOUS")
+    empty.endpoint.refused_secrets["bad"] = "invalid_client"
+    empty.endpoint.on_request = lambda _request: empty.clock.wind(10)
+    outcome = empty.run(DEALS, time=14)["deals"]
+    assert (outcome.state, outcome.attempts) == (State.DEFERRED, 1)
+
+
+def test_bad_new_secret_shows_at_the_event_and_leaves_live_tokens(broker: Broker) -> None:
+    before = dict(broker.store.tokens)
+    broker.secrets.put("v2", "bad")
+    broker.endpoint.refused_secrets["bad"] = "invalid_client"
+    outcomes = broker.run(CHANGED)
+    assert {(o.state, o.reason) for o in outcomes.values()} == {(State.FAILED, "invalid_client")}
+    assert broker.store.tokens == before
+    broker.secrets.put("v1", SECRET, stage="AWSPREVIOUS")
+    broker.clock.wind(1)
+    assert {(o.state, o.secret_stage) for o in broker.run(CHANGED).values()} == {
+        (State.RENEWED, "AWSPREVIOUS")
+    }
+
+
+@pytest.mark.parametrize("enable_changes", [-1, 0, 1])
+def test_secret_may_change_at_enable_before_with_or_after_secrets_manager(
+    enable_changes: int,
+) -> None:
+    """Lifetimes of 15 minutes, runs each minute; the change events come too."""
+    broker = Broker()
+    for name in broker.grants:
+        broker.endpoint.answers[f"read:{name}"] = response("t", 900)
+        broker.store.tokens[name] = stored(name, left=900, scope=(f"read:{name}",))
+    broker.secrets.put("v1", "old")
+    broker.endpoint.refused_secrets["new"] = "invalid_client"
+    for minute in range(60):
+        if minute == 30 + 5 * enable_changes:
+            broker.endpoint.refused_secrets = {"old": "invalid_client"}
+        if minute == 20 + (5 * enable_changes if enable_changes < 0 else 0):
+            broker.secrets.put("v2", "new", stage="AWSPENDING")
+        if minute == 30:
+            broker.secrets.put("v2", "new")
+            broker.secrets.put("v1", "old", stage="AWSPREVIOUS")
+            del broker.secrets.versions["default", "AWSPENDING"]
+            broker.run(CHANGED)
+        outcomes = broker.run()
+        assert causes_of_failure(outcomes.values()) == {}
+        assert all(token.is_live(broker.clock()) for token in broker.store.tokens.values())
+        broker.clock.wind(MINUTE)
+    assert {token.secret_version for token in broker.store.tokens.values()} == {"v2"}
+
+
+# ── The answer ───────────────────────────────────────────────────────────────────────────────────
+
+EXP_IN_AN_HOUR = int(NOW.timestamp()) + 3600
+
+
+@pytest.mark.parametrize(
+    ("answered", "left"),
+    [
+        (response(expires_in=1800), 1800),
+        (response(scope="b a"), 3600),
+        (response(jwt(exp=EXP_IN_AN_HOUR), None), 3600),
+        (response(jwt(exp=EXP_IN_AN_HOUR), 7200), 3600),
+        (response(expires_in=6), 6),
+        (response(expires_in=10**9), 86_400),
+    ],
+)
+def test_usable_answer_becomes_the_token_to_store(answered: TokenResponse, left: float) -> None:
+    issued = Issued(response=answered, requested_at=NOW + seconds(0.5), attempts=1)
+    token = accept(issued, scope=("a", "b"), now=NOW + seconds(0.5))
+    half_a_second = 0 if "." in answered.access_token else 0.5
+    assert token.issued_at == NOW
+    assert token.expires_at == NOW + seconds(int(left + half_a_second))
+    assert (token.access_token, token.scope) == (answered.access_token, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("answered", "reason", "said"),
+    [
+        (response(scope="a"), "wrong_scope", "narrower scope"),
+        (response(scope=""), "wrong_scope", "another scope"),
+        (response(scope="a b c"), "wrong_scope", "another scope"),
+        (response(scope="A b"), "wrong_scope", "another scope"),
+        (response("opaque", None), "no_expiry", "neither expires_in nor"),
+        (response(jwt(sub="x"), None), "no_expiry", "neither expires_in nor"),
+        (response(expires_in=5), "expired", "compare this clock"),
+        (response(jwt(exp=EXP_IN_AN_HOUR - 3600), 3600), "expired", "compare this clock"),
+        (response(jwt(exp=0), 3600), "expired", "compare this clock"),
+    ],
+)
+def test_unusable_answer_is_refused(answered: TokenResponse, reason: str, said: str) -> None:
+    issued = Issued(response=answered, requested_at=NOW, attempts=1)
+    with pytest.raises(InvalidTokenResponse, match=said) as caught:
+        accept(issued, scope=("a", "b"), now=NOW)
+    assert caught.value.reason == reason
+    assert answered.access_token not in str(caught.value)
+
+
+@pytest.mark.parametrize("now", [25, -3600])
+def test_answer_that_took_the_token_s_whole_life_is_refused(now: float) -> None:
+    expires_in = 30 if now > 0 else 5  # a clock that was set back makes no token younger
+    issued = Issued(response=response(expires_in=expires_in), requested_at=NOW, attempts=1)
+    with pytest.raises(InvalidTokenResponse, match="has expired"):
+        accept(issued, scope=("a",), now=NOW + seconds(now))
