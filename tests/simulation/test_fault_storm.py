@@ -162,7 +162,8 @@ def play(seed: int) -> tuple[World, Counter[str]]:
     world = World(seed)
     counts: Counter[str] = Counter()
     prefix = "/enable-tokens/simulation"
-    ssm = _client(world, "ssm", WRITER_CONFIG)
+    ssm = _client(world, "ssm", CLIENT_CONFIG)
+    writer = _client(world, "ssm", WRITER_CONFIG)
     refresher = Refresher(
         grants=GRANTS,
         endpoints={
@@ -173,7 +174,7 @@ def play(seed: int) -> tuple[World, Counter[str]]:
                 sleep=lambda _seconds: None,
             )
         },
-        store=ParameterTokenStore(ssm, prefix=prefix, key_id="key"),
+        store=ParameterTokenStore(ssm, writer=writer, prefix=prefix, key_id="key"),
         holds=ParameterHoldStore(ssm, prefix=prefix),
         secrets=SecretReader(
             _client(world, "secretsmanager", CLIENT_CONFIG), prefix="simulation/connections/"
@@ -188,6 +189,7 @@ def play(seed: int) -> tuple[World, Counter[str]]:
             grants=GRANTS,
             store=ParameterTokenStore(_client(world, "ssm", CLIENT_CONFIG), prefix=prefix),
             cache_window=timedelta(seconds=60),
+            refresh_ahead=timedelta(minutes=10),
             on_read_fault=lambda _error: None,
             now=lambda: world.now,
         )
@@ -202,7 +204,7 @@ def play(seed: int) -> tuple[World, Counter[str]]:
             for number, vendor in enumerate(vendors):
                 for grant in GRANTS:
                     try:
-                        token = vendor.vend(VendRequest(grant=grant, caller_arn="arn"))
+                        token = vendor.vend(VendRequest(grant=grant, caller_arn="arn")).token
                     except NoLiveToken:
                         counts["503"] += (number, grant) in had
                     except Exception:

@@ -67,7 +67,7 @@ def _refresher() -> Refresher:
     config = Settings.from_environ(os.environ)
     file = load_grants_file()
     session = boto3.Session()
-    ssm = session.client("ssm", config=WRITER_CONFIG)
+    ssm = session.client("ssm", config=CLIENT_CONFIG)
     secrets = session.client("secretsmanager", config=CLIENT_CONFIG)
     pool = PoolManager(maxsize=config.parallelism)
     urls = {name: connection.token_url for name, connection in file.connections.items()}
@@ -76,7 +76,10 @@ def _refresher() -> Refresher:
         grants=file.grants,
         endpoints={name: TokenEndpoint(url, pool=pool) for name, url in urls.items()},
         store=ParameterTokenStore(
-            ssm, prefix=config.token_parameter_prefix, key_id=config.token_key_arn
+            ssm,
+            writer=session.client("ssm", config=WRITER_CONFIG),
+            prefix=config.token_parameter_prefix,
+            key_id=config.token_key_arn,
         ),
         holds=ParameterHoldStore(ssm, prefix=config.token_parameter_prefix),
         secrets=SecretReader(secrets, prefix=config.secret_prefix),

@@ -1,6 +1,6 @@
 """Connections that break off at a deadline, whatever drips through them until then.
 
-urllib3's read time-out begins anew with every byte that arrives. Here a timer shuts the
+urllib3's read time-out begins anew with every byte that arrives. Here a thread shuts the
 socket down, so that even an endless header line ends in time.
 """
 
@@ -13,6 +13,9 @@ from typing import Any, ClassVar, Final
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+_AGAIN_SECONDS: Final = 0.1
+"""Past the deadline: a socket that comes late, after a slow look-up, is shut down as well."""
 
 _in_use: Final = threading.local()
 """The connection that the current thread's request is using."""
@@ -56,20 +59,23 @@ def deadline(limit: timedelta) -> Iterator[threading.Event]:
         An event that is set once the deadline has passed.
     """
     _in_use.connection = None
-    passed = threading.Event()
-    state = _in_use.__dict__
+    passed, ended = threading.Event(), threading.Event()
+    in_use = _in_use.__dict__  # of this thread; the watching one sees its changes
 
-    def break_off() -> None:
-        passed.set()
-        connection: HTTPConnection | None = state.get("connection")
-        if connection is not None and connection.sock is not None:
-            with suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+    def watch() -> None:
+        wait = limit.total_seconds()
+        while not ended.wait(wait):
+            passed.set()
+            connection: HTTPConnection | None = in_use.get("connection")
+            if connection is not None and connection.sock is not None:
+                with suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+            wait = _AGAIN_SECONDS
 
-    timer = threading.Timer(limit.total_seconds(), break_off)
-    timer.daemon = True
-    timer.start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         yield passed
     finally:
-        timer.cancel()
+        ended.set()
+        watcher.join()

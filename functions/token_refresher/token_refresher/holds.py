@@ -24,7 +24,7 @@ CLAIM_LASTS: Final = timedelta(seconds=55)
 """The refresh function's time-out: a run that was killed does not block the one after the next."""
 
 LAST_TRY: Final = timedelta(minutes=2)
-"""Before a stored token expires: two runs of the default schedule."""
+"""Before a stored token expires, in which another grant's refusal does not hold its own back."""
 
 _MAX_BYTES: Final = 4_000
 
@@ -61,16 +61,15 @@ def hold_after_refusal(
 ) -> Hold:
     """The next hold after a refusal: about 1, 2, 4, 8 and then 15 minutes.
 
-    It ends LAST_TRY before the stored token does, if that is still to come: the token is
-    not let go without a last try.
+    It takes at most half of what is left of the stored token, so that the tries grow denser
+    towards its end.
     """
     again = previous is not None and previous.depends_on == depends_on
     refusals = previous.refusals + 1 if previous and again else 1
     length = min(FIRST_HOLD * (1 << min(refusals - 1, 10)), LONGEST_HOLD)
-    until = now + length
-    if expires_at is not None and now < expires_at - LAST_TRY < until:
-        until = expires_at - LAST_TRY
-    return Hold(reason=reason, refusals=refusals, until=until, depends_on=depends_on)
+    if expires_at is not None and expires_at > now:
+        length = min(length, max((expires_at - now) / 2, FIRST_HOLD))
+    return Hold(reason=reason, refusals=refusals, until=now + length, depends_on=depends_on)
 
 
 def hold_as_asked(*, reason: str, now: datetime, retry_after: timedelta) -> Hold:

@@ -24,8 +24,8 @@ from token_refresher.holds import LAST_TRY, Hold, Holds, hold_after_refusal, hol
 from token_refresher.outcomes import Outcome, State
 from token_refresher.token_endpoint import Issued
 
-TIME_TO_RENEW: Final = timedelta(seconds=5)
-"""A renewal is not begun with less than this left of the invocation."""
+TIME_TO_RENEW: Final = timedelta(seconds=15)
+"""A renewal is not begun with less left of the invocation: a throttled write takes its time."""
 
 MIN_LIFETIME: Final = timedelta(seconds=5)
 """A new token with no more than this left is as good as expired."""

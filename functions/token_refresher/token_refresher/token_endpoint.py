@@ -1,5 +1,6 @@
 """The token endpoint: one form POST, retried while that can help, its answer not trusted."""
 
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -40,6 +41,9 @@ OAUTH_ERRORS: Final = {
     "invalid_scope": "these credentials do not permit a scope of the grant",
 }
 """The codes of RFC 6749 section 5.2, and what each means to the operator."""
+
+# It quotes malformed headers, which may repeat what was sent.
+logging.getLogger("urllib3.connection").setLevel(logging.CRITICAL)
 
 _TOKEN_RESPONSE: Final = TypeAdapter(TokenResponse)
 _OAUTH_ERROR: Final = TypeAdapter(OAuthError)
@@ -113,7 +117,7 @@ class TokenEndpoint:
                 error.attempts = attempt
                 if not isinstance(error, TokenEndpointUnavailable) or attempt == MAX_ATTEMPTS:
                     raise
-                wait = self._backoff(attempt) if error.retry_after is None else error.retry_after
+                wait = max(self._backoff(attempt), error.retry_after or timedelta())
                 if wait > LONGEST_WAIT or wait + CONNECT_TIMEOUT > time_left():
                     raise
                 self._sleep(wait.total_seconds())
@@ -163,6 +167,8 @@ class TokenEndpoint:
         except BaseException:
             answer.close()
             raise
+        if len(body) <= MAX_BODY_BYTES and answer.length_remaining:
+            raise urllib3.exceptions.IncompleteRead(len(body), answer.length_remaining)
         if len(body) > MAX_BODY_BYTES:
             answer.close()
         else:

@@ -9,7 +9,7 @@ from token_broker.errors import BrokerError
 
 CLIENT_CONFIG: Final = Config(
     connect_timeout=1,
-    read_timeout=3,
+    read_timeout=2,
     retries={"mode": "legacy", "total_max_attempts": 4},
     max_pool_connections=32,
 )
@@ -20,7 +20,7 @@ environment uses up after hours of faults, and then retry nothing any more.
 """
 
 WRITER_CONFIG: Final = CLIENT_CONFIG.merge(
-    Config(read_timeout=5, retries={"mode": "legacy", "total_max_attempts": 6})
+    Config(retries={"mode": "legacy", "total_max_attempts": 5})
 )
 """More patient: PutParameter's quota is a few writes per second."""
 

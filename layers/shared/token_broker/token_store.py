@@ -18,12 +18,21 @@ class ParameterTokenStore:
 
     Args:
         ssm: a boto3 or botocore client of Systems Manager.
+        writer: another one for writes, with more patience; by default the same.
         prefix: where the parameters live: begins with `/`, ends without.
         key_id: the KMS key that new values are encrypted with; a reader needs none.
     """
 
-    def __init__(self, ssm: "SSMClient", *, prefix: str, key_id: str = "") -> None:
+    def __init__(
+        self,
+        ssm: "SSMClient",
+        *,
+        prefix: str,
+        key_id: str = "",
+        writer: "SSMClient | None" = None,
+    ) -> None:
         self._ssm = ssm
+        self._writer = writer or ssm
         self._prefix = prefix
         self._key_id = key_id
 
@@ -82,7 +91,7 @@ class ParameterTokenStore:
         Raises:
             botocore.exceptions.ClientError, BotoCoreError: Parameter Store said no.
         """
-        return self._ssm.put_parameter(
+        return self._writer.put_parameter(
             Name=f"{self._prefix}/{grant}",
             Description=f"Enable access token of the grant {grant}; written by the token broker",
             Value=token.to_json(),
