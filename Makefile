@@ -111,6 +111,13 @@ build-SharedLayer: is-installed
 	rm -rf "$(ARTIFACTS_DIR)/python/boto3/data" "$(ARTIFACTS_DIR)/python/boto3/examples"
 	$(call finish,$(ARTIFACTS_DIR)/python,/opt/python)
 
+# No bytecode: callers' runtimes are several, and theirs brings botocore and urllib3.
+.PHONY: build-EnableBrokerClientLayer
+build-EnableBrokerClientLayer: is-installed
+	mkdir -p "$(ARTIFACTS_DIR)/python"
+	cp -R clients/python/enable_broker_client "$(ARTIFACTS_DIR)/python"
+	find "$(ARTIFACTS_DIR)" -name __pycache__ -prune -exec rm -rf {} +
+
 .PHONY: build-TokenRefresherFunction
 build-TokenRefresherFunction: is-installed
 	$(INSTALL) --target "$(ARTIFACTS_DIR)" --python-platform x86_64-manylinux2014 -r requirements/refresher.txt

@@ -70,7 +70,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, uat: EnableStandIn) -> Path
     """What is deployed: the working tree's own files, grants.toml with some grants more."""
     folder = tmp_path_factory.mktemp("source")
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("layers", "functions"):
+    for name in ("layers", "functions", "clients"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("template.yaml", "samconfig.toml", "Makefile"):
         shutil.copy(ROOT / name, folder / name)

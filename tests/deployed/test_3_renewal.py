@@ -1,28 +1,93 @@
 """Short-lived tokens, renewed by the schedule alone while callers keep asking."""
 
+import threading
 import time
 from collections import Counter
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 
+import urllib3
+from botocore.credentials import Credentials
+
+from enable_broker_client import TokenSource
+from local.embedded_aws import REGION
 from tests.deployed.conftest import LIFETIME, Deployed
+
+
+@dataclass
+class FixedSession:
+    credentials: Credentials
+
+    def get_credentials(self) -> Credentials:
+        return self.credentials
+
+
+@contextmanager
+def client_in_20_threads(deployed: Deployed, caller: str) -> Iterator[Counter[object]]:
+    """A service that uses the client library: what Enable answers to its tokens, and errors."""
+    api = deployed.stack.api
+    source = TokenSource(
+        f"{api.endpoint_url}/{api.stage}",
+        "deals",
+        session=FixedSession(deployed.callers[caller]),
+        region=REGION,
+        host=api.host,
+        min_ttl=timedelta(seconds=3),
+    )
+    answers: Counter[object] = Counter()
+    stop = threading.Event()
+
+    def work() -> None:
+        with urllib3.PoolManager() as pool:
+            while not stop.wait(0.5):
+                try:
+                    bearer = {"Authorization": f"Bearer {source.get()}"}
+                    url = f"{deployed.enable.url}/v1/deals"
+                    answers[pool.request("GET", url, headers=bearer).status] += 1
+                except Exception as error:
+                    answers[repr(error)] += 1
+
+    threads = [threading.Thread(target=work) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_schedule_renews_before_expiry_and_the_predecessor_is_served_until_then(
     renewed: Deployed,
 ):
-    seen: dict[str, datetime] = {}
+    seen: set[str] = set()
     asked_before = len(renewed.enable.token_requests)
+    lines_before = len(renewed.stack.log_records("token-vendor"))
     began = time.monotonic()
-    while time.monotonic() - began < 2.2 * LIFETIME.total_seconds():
-        answer = renewed.get("/tokens/activity", "role for all")
-        assert answer.status == 200
-        assert int(answer.body["expires_in"]) >= 1
-        seen[answer.access_token] = datetime.now(UTC)
-        time.sleep(0.1)
+    with client_in_20_threads(renewed, "user keyholder") as answers:
+        while time.monotonic() - began < 2.2 * LIFETIME.total_seconds():
+            answer = renewed.get("/tokens/activity", "role for all")
+            assert answer.status == 200
+            assert int(answer.body["expires_in"]) >= 1
+            seen.add(answer.access_token)
+            time.sleep(0.1)
     assert len(seen) >= 3
     requests = renewed.enable.token_requests[asked_before:]
     by_scope = Counter(request.scope for request in requests if request.status == 200)
     assert by_scope["read:activity"] <= 5  # one for each renewal, whatever the callers do
+
+    assert set(answers) == {200}
+    mine = [
+        record
+        for record in renewed.stack.log_records("token-vendor")[lines_before:]
+        if record.get("message") == "token vended" and record["caller"].endswith("ops/keyholder")
+    ]
+    tokens = {record["fingerprint"] for record in mine}
+    assert len(tokens) >= 3
+    assert len(mine) <= 2 * len(tokens)  # shared by 20 threads; a second call is an early one
 
 
 def test_nothing_is_asked_for_while_nothing_is_due(renewed: Deployed):

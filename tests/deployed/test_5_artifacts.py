@@ -69,7 +69,7 @@ def test_faulty_grants_stop_the_build(deployed: Deployed, tmp_path: Path):
     source = deployed.stack.source
     for name in ("template.yaml", "samconfig.toml", "Makefile"):
         shutil.copy(source / name, tmp_path / name)
-    for name in ("functions", "requirements", ".venv"):
+    for name in ("functions", "clients", "requirements", ".venv"):
         (tmp_path / name).symlink_to(source / name)
     shutil.copytree(source / "layers", tmp_path / "layers")
     grants = tmp_path / "layers" / "shared" / "grants.toml"

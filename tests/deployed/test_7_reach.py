@@ -1,0 +1,98 @@
+"""The documented deployments of the Reach parameters, each in an account of its own.
+
+The embedded AWS does not read a resource policy from an API's definition. So that it is in
+force, the policy of the template as deployed is set on the API.
+"""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+from local.broker_stack import STACK_NAME, BrokerStack
+from local.callers import create_user
+from tests.deployed.conftest import Deployed
+from tests.template.policy import Caller, Resolver, gets_in
+from tests.template.test_reach import documented
+from tests.template.test_template import template
+
+# The first deployment lists its own account, which must not open it to everybody there.
+DEPLOYMENTS = [(str(444455556666 + n), given) for n, given in enumerate(documented()) if given]
+
+
+@dataclass(frozen=True)
+class Reach:
+    stack: BrokerStack
+    parameters: dict[str, str]
+
+    def policy_as_deployed(self) -> dict:
+        processed = self.stack.administrator.client("cloudformation").get_template(
+            StackName=STACK_NAME, TemplateStage="Processed"
+        )["TemplateBody"]
+        body = processed["Resources"]["TokenApi"]["Properties"]["Body"]
+        resolver = Resolver(template(), self.parameters, owner=self.stack.account)
+        return resolver.resolve(body["x-amazon-apigateway-policy"])
+
+    def set_policy(self, text: str) -> None:
+        self.stack.administrator.client("apigateway").update_rest_api(
+            restApiId=self.stack.api.api_id,
+            patchOperations=[{"op": "replace", "path": "/policy", "value": text}],
+        )
+
+
+@pytest.fixture(scope="module", params=[*DEPLOYMENTS, (None, {})], ids=lambda p: "+".join(p[1]))
+def reach(request: pytest.FixtureRequest, deployed: Deployed) -> Reach:
+    account, parameters = request.param
+    if not account:
+        return Reach(deployed.stack, parameters)
+    stack = BrokerStack(deployed.stack.aws, account=account, source=deployed.stack.source)
+    stack.deploy(RefreshSchedule="rate(1 day)", **parameters)  # no token is waited for
+    return Reach(stack, parameters)
+
+
+@pytest.fixture
+def policy(reach: Reach) -> Iterator[dict]:
+    policy = reach.policy_as_deployed()
+    reach.set_policy(json.dumps(policy))
+    yield policy
+    reach.set_policy("")
+
+
+def test_stage_and_log_group_are_as_the_parameters_say(reach: Reach):
+    administrator = reach.stack.administrator
+    settings = administrator.client("apigateway").get_stage(
+        restApiId=reach.stack.api.api_id, stageName="v1"
+    )["methodSettings"]
+    limits = {
+        path: (setting["throttlingRateLimit"], setting["throttlingBurstLimit"])
+        for path, setting in settings.items()
+    }
+    assert limits == ({"*/*": (20.0, 20)} if "RequestsPerSecond" in reach.parameters else {})
+    groups = administrator.client("logs").describe_log_groups(
+        logGroupNamePrefix=f"/enable-token-broker/{STACK_NAME}/token-api"
+    )["logGroups"]
+    retentions = [group["retentionInDays"] for group in groups]
+    assert retentions == ([30] if "AccessLogs" in reach.parameters else [])
+
+
+def test_resource_policy_decides_about_the_own_account_as_evaluated(reach: Reach, policy: dict):
+    api = reach.stack.api
+    for name, identity_policy in (("with", api.policy("/tokens/deals")), ("without", None)):
+        user = create_user(reach.stack.administrator, f"{name}-policy", identity_policy)
+        caller = Caller(reach.stack.account, has_policy=bool(identity_policy))
+        is_in = gets_in(policy, caller, owner=reach.stack.account)
+        assert is_in is (caller.has_policy and "VpcEndpointIds" not in reach.parameters)
+        assert (api.get("/tokens/deals", user).status != 403) is is_in
+    assert api.get("/tokens/deals", None).status == 403
+
+
+def test_only_a_limit_makes_a_429(reach: Reach):
+    api = reach.stack.api
+    user = create_user(reach.stack.administrator, "hasty", api.policy("/tokens/*"))
+    with ThreadPoolExecutor(16) as threads:
+        answers = threads.map(lambda _: api.get("/tokens/deals", user), range(80))
+    statuses = {answer.status for answer in answers}
+    assert (429 in statuses) is ("RequestsPerSecond" in reach.parameters)
+    assert statuses & {200, 503}

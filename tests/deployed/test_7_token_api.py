@@ -1,0 +1,274 @@
+"""Both locks in every combination, healing, reports of dead tokens, and the other routes."""
+
+import itertools
+import json
+import threading
+import time
+from urllib.parse import urlencode
+
+import pytest
+import urllib3
+from botocore.credentials import Credentials
+
+from local.broker_stack import wait_until
+from local.callers import Answer, create_role, create_user
+from tests.deployed.conftest import LIFETIME, STANDARD_GRANTS, Deployed
+from token_broker.models import fingerprint
+
+KINDS = ("user", "role", "role with path")
+IAM = ("allows", "denies")
+CALLERS = ("absent", "match", "no match")
+
+
+@pytest.fixture(scope="module")
+def principals(renewed: Deployed) -> dict[tuple[str, str, bool], Credentials]:
+    """By kind, what IAM says, and whether the grant `locked` names it; each with its own name."""
+    made = {}
+    everything = renewed.stack.api.policy("/tokens/*")
+    for kind, iam, is_named in itertools.product(KINDS, IAM, (True, False)):
+        number = len(made)
+        name = ("locked-" if is_named else "other-") + f"matrix-{number}"
+        policy = everything if iam == "allows" else None
+        if kind == "user":
+            # Users are named in `locked` by path and name: only ops/keyholder.
+            credentials = (
+                renewed.callers["user keyholder"]
+                if is_named and policy
+                else create_user(renewed.stack.administrator, name, policy)
+            )
+        else:
+            path = "/team/a/" if kind == "role with path" else "/"
+            credentials = create_role(renewed.stack.administrator, name, policy, path=path)
+        made[kind, iam, is_named] = credentials
+    return made
+
+
+@pytest.mark.parametrize(("kind", "iam", "callers"), list(itertools.product(KINDS, IAM, CALLERS)))
+def test_two_locks(
+    renewed: Deployed,
+    principals: dict[tuple[str, str, bool], Credentials],
+    kind: str,
+    iam: str,
+    callers: str,
+):
+    grant = "deals" if callers == "absent" else "locked"
+    seen = len(renewed.stack.log_records("token-vendor"))
+    answer = renewed.stack.api.get(f"/tokens/{grant}", principals[kind, iam, callers == "match"])
+    audit = [
+        r["message"]
+        for r in renewed.stack.log_records("token-vendor")[seen:]
+        if r.get("grant") == grant and "message" in r
+    ]
+    if iam == "denies":
+        assert (answer.status, audit) == (403, [])
+    elif callers == "no match":
+        assert (answer.status, answer.body["error"]) == (403, "access_denied")
+        assert audit == ["token refused"]
+    else:
+        assert answer.status == 200
+        assert audit == ["token vended"]
+
+
+@pytest.mark.parametrize("caller", [None, "wrong signature"])
+@pytest.mark.parametrize("grant", ["deals", "locked"])
+def test_who_cannot_prove_who_it_is_gets_nothing(renewed: Deployed, caller: str, grant: str):
+    assert renewed.get(f"/tokens/{grant}", caller).status == 403
+
+
+def test_lock_that_is_tried_out_lets_through_and_tells_whom_it_would_have_refused(
+    renewed: Deployed,
+):
+    renewed.stack.refresh({"force": True, "grants": ["tried-out"]})
+    answer = renewed.get("/tokens/tried-out", "role for all")
+    assert answer.status == 200
+    records = [
+        r for r in renewed.stack.log_records("token-vendor") if r.get("grant") == "tried-out"
+    ]
+    assert [r["caller"].split("/")[1] for r in records if r.get("would_be_refused")] == [
+        "reporting-job"
+    ]
+    assert [r for r in records if r.get("WouldRefuse")]
+
+
+def oauth2_token(deployed: Deployed, caller: str, **form: str) -> Answer:
+    return deployed.get(
+        "/oauth2/token",
+        caller,
+        method="POST",
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+        body=urlencode(form).encode(),
+    )
+
+
+def test_existing_request_is_served_once_it_is_signed(renewed: Deployed):
+    answer = oauth2_token(
+        renewed,
+        "role locked",
+        grant_type="client_credentials",
+        scope="read:deals",
+        client_id="still sent",
+        client_secret="p+ss w&rd=%/ü",
+    )
+    assert answer.status == 200
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["pragma"] == "no-cache"
+    assert answer.body["token_type"] == "Bearer"
+    assert answer.body["scope"] == "read:deals"
+
+
+@pytest.mark.parametrize(
+    ("caller", "form", "error"),
+    [
+        (
+            "role locked",
+            {"grant_type": "password", "scope": "read:deals"},
+            "unsupported_grant_type",
+        ),
+        ("role locked", {"grant_type": "client_credentials"}, "invalid_request"),
+        ("role locked", {"scope": "read:deals"}, "invalid_request"),
+        (
+            "role locked",
+            {"grant_type": "client_credentials", "scope": "read:users"},
+            "invalid_scope",
+        ),
+        (
+            "user for all",
+            {"grant_type": "client_credentials", "scope": "read:deals"},
+            "invalid_scope",
+        ),
+    ],
+)
+def test_other_requests_get_the_errors_of_rfc_6749(
+    renewed: Deployed, caller: str, form: dict[str, str], error: str
+):
+    answer = oauth2_token(renewed, caller, **form)
+    assert (answer.status, answer.body["error"]) == (400, error)
+
+
+def test_caller_sees_the_grants_open_to_it_without_a_token(renewed: Deployed):
+    def grants_of(caller: str) -> dict[str, dict[str, object]]:
+        answer = renewed.get("/grants", caller)
+        assert answer.status == 200
+        assert not [t for t in renewed.enable.issued_tokens() if t in json.dumps(answer.body)]
+        return {grant["name"]: grant for grant in answer.body["grants"]}
+
+    mine, keyholders = grants_of("user for all"), grants_of("user keyholder")
+    assert keyholders.keys() - mine.keys() == {"locked"}
+    assert mine["reporting"]["scope"] == "read:deals read:activity read:users"
+    assert mine["forbidden"]["state"] == "lapsed"
+    assert keyholders["locked"]["state"] in {"live", "renewing"}
+    assert 0 <= int(mine["deals"]["seconds_left"]) <= 20
+
+
+ONCE = {
+    "read:deals": 2,  # the scope of `deals` and of `locked`
+    "read:activity": 1,
+    "read:users": 1,
+    "read:activity read:deals read:users": 1,
+}
+"""Each grant's scope, asked for once."""
+
+
+def delete_all_tokens(deployed: Deployed) -> None:
+    prefix = deployed.stack.outputs["TokenParameterPrefix"]
+    ssm = deployed.stack.administrator.client("ssm")
+    for grant in STANDARD_GRANTS:
+        ssm.delete_parameter(Name=f"{prefix}/{grant}")
+
+
+def test_all_tokens_deleted_while_20_callers_ask_come_back_by_themselves(renewed: Deployed):
+    renewed.stack.refresh({"force": True})
+    asked = len(renewed.enable.token_requests)
+    healed: list[float] = []
+
+    def ask(number: int) -> None:
+        grant = STANDARD_GRANTS[number % 4]
+        lapsed, began = False, time.monotonic()
+        while time.monotonic() - began < 25:
+            answer = renewed.get(f"/tokens/{grant}", "user for all")
+            if answer.status == 503:
+                lapsed = True
+            elif lapsed:
+                healed.append(time.monotonic() - deleted)
+                return
+            time.sleep(0.2)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
+    delete_all_tokens(renewed)
+    deleted = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(healed) == 20
+    assert max(healed) < 15
+    requests = [r.scope for r in renewed.enable.token_requests[asked:] if r.status == 200]
+    assert {scope: requests.count(scope) for scope in ONCE} == ONCE
+
+
+def report(deployed: Deployed, token: str, caller: str = "user for all") -> Answer:
+    return deployed.get(
+        "/tokens/users/rejection",
+        caller,
+        method="POST",
+        headers={"Content-Type": "application/json"},
+        body=json.dumps({"fingerprint": fingerprint(token)}).encode(),
+    )
+
+
+def test_new_token_that_is_reported_is_not_renewed_at_once(renewed: Deployed):
+    renewed.stack.refresh({"force": True, "grants": ["users"]})
+    token = renewed.get("/tokens/users?min_ttl=15", "user for all").access_token
+    answer = report(renewed, token)
+    assert (answer.status, answer.body["error"]) == (429, "slow_down")
+    assert 0 < int(answer.headers["retry-after"]) <= 60
+
+
+def test_report_of_a_replaced_token_tells_that_a_newer_one_is_there(renewed: Deployed):
+    old = renewed.get("/tokens/users", "user for all").access_token
+    renewed.stack.refresh({"force": True, "grants": ["users"]})
+    time.sleep(1.1)  # the vendor looks again after a second
+    answer = report(renewed, old)
+    assert (answer.status, answer.body) == (200, {"status": "replaced"})
+    newer = renewed.get(f"/tokens/users?other_than={fingerprint(old)}", "user for all")
+    assert newer.access_token != old
+
+
+def test_current_token_that_is_reported_is_replaced_within_seconds(renewed: Deployed):
+    prefix = renewed.stack.outputs["TokenParameterPrefix"]
+    ssm = renewed.stack.administrator.client("ssm")
+    renewed.enable.token_lifetime = 10 * LIFETIME
+    renewed.stack.refresh({"force": True, "grants": ["users"]})
+    renewed.enable.token_lifetime = LIFETIME
+    # The token is made to look older than a minute, the least age at which it is replaced.
+    value = ssm.get_parameter(Name=f"{prefix}/users", WithDecryption=True)["Parameter"]["Value"]
+    record = json.loads(value)
+    dead = record["access_token"]
+    record["issued_at"] = "2026-01-01T00:00:00Z"
+    ssm.put_parameter(
+        Name=f"{prefix}/users", Value=json.dumps(record), Type="SecureString", Overwrite=True
+    )
+    renewed.enable.revoke(fingerprint(dead))
+    used = urllib3.request(
+        "GET",
+        f"{renewed.enable.url}/v1/users",
+        headers={"Authorization": f"Bearer {dead}"},
+        retries=False,
+    )
+    assert used.status == 401
+    time.sleep(1.1)
+    answer = report(renewed, dead)
+    assert (answer.status, answer.body) == (202, {"status": "renewing"})
+
+    def is_replaced() -> bool:
+        newer = renewed.get(f"/tokens/users?other_than={fingerprint(dead)}", "user for all")
+        return newer.status == 200 and newer.access_token != dead
+
+    try:
+        wait_until(is_replaced, seconds=8, what="another token")
+    except TimeoutError:
+        for m in list(renewed.stack.log_messages("token-refresher"))[-40:]:
+            print(m[:1500])
+        for m in list(renewed.stack.log_messages("token-vendor"))[-10:]:
+            print(m[:700])
+        raise
