@@ -171,5 +171,7 @@ def _measure(outcome: Outcome, now: datetime, due_window_left: float) -> None:
         emit(SERVICE, {"RenewalFailed": 1}, grant=outcome.grant, reason=outcome.reason)
     if outcome.secret_stage:
         emit(SERVICE, {"SecretFallbackUsed": 1}, connection=outcome.connection)
+    if outcome.state is State.BLOCKED:
+        emit(SERVICE, {"Blocked": 1}, grant=outcome.grant)
     if outcome.state is State.DEFERRED:
         emit(SERVICE, {"Deferred": 1})

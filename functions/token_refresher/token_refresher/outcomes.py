@@ -19,6 +19,8 @@ class State(StrEnum):
     """Not tried because of an earlier refusal; see `holds`."""
     UNDERWAY = "underway"
     """Another run is renewing it at this moment."""
+    BLOCKED = "blocked"
+    """An operator has stopped it."""
     FAILED = "failed"
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from token_broker import expiry
-from token_broker.errors import CorruptStoredToken
+from token_broker.errors import CorruptStoredToken, GrantBlocked
 from token_broker.grants import Grant
 from token_refresher.outcomes import Outcome, State
 from token_refresher.refresh_request import RefreshRequest
@@ -117,6 +117,10 @@ class Refresher:
         grant = self.grants[name]
         try:
             token = self.store.read(name)
+        except GrantBlocked as block:
+            return Found(name=name, grant=grant).outcome(
+                State.BLOCKED, reason="blocked", cause=block.reason, is_store_read=False
+            )
         except CorruptStoredToken:
             return Found(name=name, grant=grant, is_corrupt=True)
         except Exception as error:

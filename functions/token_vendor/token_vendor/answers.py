@@ -8,6 +8,7 @@ from typing import Final
 from token_broker.errors import (
     BrokerError,
     CallerNotAllowed,
+    GrantBlocked,
     InvalidRequest,
     InvalidScope,
     NoLiveToken,
@@ -26,6 +27,7 @@ ERRORS: Final[Mapping[type[BrokerError], tuple[int, str]]] = {
     UnknownGrant: (404, "unknown_grant"),
     RejectionTooSoon: (429, "slow_down"),
     NoLiveToken: (503, "temporarily_unavailable"),
+    GrantBlocked: (503, "temporarily_unavailable"),
 }
 """Status and `error` code of each refusal; anything else that fails is a 503 too."""
 

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from token_broker.callers import is_allowed
 from token_broker.errors import (
     CallerNotAllowed,
+    GrantBlocked,
     InvalidScope,
     NoLiveToken,
     RejectionTooSoon,
@@ -78,6 +79,7 @@ class GrantState(StrEnum):
     RENEWING = "renewing"
     """Live and due: a successor is being asked for."""
     LAPSED = "lapsed"
+    BLOCKED = "blocked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ class _Remembered:
 
     token: StoredToken | None
     read_at: datetime
+    block: GrantBlocked | None = None
 
     def is_enough(self, now: datetime, min_ttl: timedelta, other_than: str) -> bool:
         """Whether it is live, lives `min_ttl` longer and is not the one to pass over."""
@@ -146,6 +149,7 @@ class Vendor:
         Raises:
             UnknownGrant: there is no such grant.
             CallerNotAllowed: the grant names its callers, and not this one.
+            GrantBlocked: an operator has stopped it.
             NoLiveToken: none is stored that will do.
             CorruptStoredToken and the store's errors: the read failed, and no live token
                 is remembered.
@@ -231,7 +235,11 @@ class Vendor:
         raise CallerNotAllowed
 
     def _status(self, name: str) -> GrantStatus:
-        token, now = self._usable(name, timedelta(), ""), self.now()
+        now, scope = self.now(), self.grants[name].scope
+        try:
+            token = self._usable(name, timedelta(), "")
+        except GrantBlocked:
+            return GrantStatus(name=name, scope=scope, state=GrantState.BLOCKED, seconds_left=0)
         state = GrantState.LAPSED
         if token and token.is_live(now):
             due = is_due(
@@ -242,9 +250,7 @@ class Vendor:
             )
             state = GrantState.RENEWING if due else GrantState.LIVE
         left = int(token.time_left(now).total_seconds()) if token else 0
-        return GrantStatus(
-            name=name, scope=self.grants[name].scope, state=state, seconds_left=max(left, 0)
-        )
+        return GrantStatus(name=name, scope=scope, state=state, seconds_left=max(left, 0))
 
     def _usable(self, name: str, min_ttl: timedelta, other_than: str) -> StoredToken | None:
         """The token at hand, unless it can do more than the grant, since narrowed, may."""
@@ -259,9 +265,14 @@ class Vendor:
         known = self._remembered.get(grant)
         is_enough = known is not None and known.is_enough(now, min_ttl, other_than)
         if known and now - known.read_at < min(self.cache_window, known.window(is_enough)):
+            if known.block:
+                raise known.block
             return known.token
         try:
             token = self.store.read(grant)
+        except GrantBlocked as block:
+            self._remembered[grant] = _Remembered(None, now, block)
+            raise
         except Exception as error:
             if not known or not is_enough:
                 raise

@@ -8,6 +8,7 @@ BrokerError
 ├── NoLiveToken                   503 + Retry-After
 ├── InvalidScope                  400: no grant of exactly this scope is open to the caller
 ├── RejectionTooSoon              429: the token that was reported is less than a minute old
+├── GrantBlocked                  503 + Retry-After: an operator has stopped the grant
 ├── CorruptStoredToken            a parameter that holds no stored token: counts as none
 ├── TokenEndpointError
 │   ├── TokenEndpointUnavailable  network, 429, 5xx: try again
@@ -79,6 +80,21 @@ class NoLiveToken(BrokerError):
         super().__init__(message)
         self.retry_after = retry_after
         self.is_lapsed = is_lapsed
+
+
+class GrantBlocked(BrokerError):
+    """An operator has stopped the grant: nothing is vended or renewed until it is unblocked.
+
+    Attributes:
+        reason: what the operator gave as the reason.
+        retry_after: when a caller may look again.
+    """
+
+    retry_after = timedelta(minutes=5)
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("the grant has been blocked by its operator")
+        self.reason = reason
 
 
 class CorruptStoredToken(BrokerError):

@@ -22,6 +22,7 @@ METRICS: Final[Mapping[str, str]] = {
     "RenewalFailed": "Count",
     "SecretFallbackUsed": "Count",
     "Deferred": "Count",
+    "Blocked": "Count",
     "Vended": "Count",
     "VendRefused": "Count",
     "VendFault": "Count",

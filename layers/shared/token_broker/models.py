@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Self
 from urllib.parse import urlencode
 
-from token_broker.errors import CorruptStoredToken
+from token_broker.errors import CorruptStoredToken, GrantBlocked
 
 _SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _VISIBLE_ASCII: Final = re.compile(r"[\x21-\x7e]+")
@@ -148,8 +148,11 @@ class StoredToken:
         """Read a parameter's value.
 
         Raises:
+            GrantBlocked: it is what `block_record` writes.
             CorruptStoredToken: it is not what `to_json` writes.
         """
+        if (reason := _block_reason(text)) is not None:
+            raise GrantBlocked(reason)
         token = cls._parse(text, parameter_version)
         if token is None:  # raised here, so that no cause or context holds the text
             raise CorruptStoredToken("the parameter holds no stored token")
@@ -177,6 +180,20 @@ class StoredToken:
             and token.issued_at < token.expires_at
         )
         return token if is_sound else None
+
+
+def block_record(reason: str, *, now: datetime) -> str:
+    """The value that stands in a token's place while its grant is blocked."""
+    return json.dumps({"blocked": reason, "blocked_at": rfc3339(now)})
+
+
+def _block_reason(text: str) -> str | None:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    reason = record.get("blocked") if isinstance(record, dict) else None
+    return reason if isinstance(reason, str) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

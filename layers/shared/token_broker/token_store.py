@@ -40,6 +40,7 @@ class ParameterTokenStore:
         """The stored token of a grant, live or not; None if there is none.
 
         Raises:
+            GrantBlocked: an operator has put a block in its place.
             CorruptStoredToken: the parameter holds something else.
             botocore.exceptions.ClientError, BotoCoreError: Parameter Store said no.
         """
