@@ -15,7 +15,7 @@ import sys
 import threading
 
 from ministack import app
-from ministack.services import eventbridge, scheduler
+from ministack.services import apigateway_v1, eventbridge, scheduler
 
 
 def _end_with_parent() -> None:
@@ -37,12 +37,25 @@ def _shorten_minute(seconds: float) -> None:
     scheduler._SCHEDULE_TICK_INTERVAL = min(1.0, seconds / 10)
 
 
+def _apply_resource_policies() -> None:
+    # As API Gateway does with an imported definition; this server reads only the Policy property.
+    import_api = apigateway_v1._import_rest_api
+
+    def import_with_policy(definition: dict[str, object], data: dict[str, object]) -> str:
+        policy = definition.get("x-amazon-apigateway-policy")
+        api_id: str = import_api(definition, {**data, "policy": data.get("policy") or policy})
+        return api_id
+
+    apigateway_v1._import_rest_api = import_with_policy
+
+
 def main() -> None:
     """Serve until the parent ends or SIGTERM comes: ARGV is PYTHON and MINUTE_SECONDS."""
     lambda_python, minute_seconds = sys.argv[1:]
     sys.argv = ["ministack"]
     sys.executable = lambda_python
     _shorten_minute(float(minute_seconds))
+    _apply_resource_policies()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle: it ends us in order
     threading.Thread(target=_end_with_parent, daemon=True).start()
     app.main()

@@ -115,8 +115,8 @@ def test_rejected_connection_costs_one_request_not_one_per_grant(
     asked = len(renewed.enable.token_requests)
     error = renewed.stack.refresh({"force": True})
     assert "invalid_client" in str(error["errorMessage"])
-    # The current secret and the previous one were each tried once, for one grant.
-    assert len(renewed.enable.token_requests) - asked <= 3
+    # Two secrets, each tried with one grant; the schedule may have had a run meanwhile.
+    assert len(renewed.enable.token_requests) - asked <= 4
     renewed.enable.change_secret(client_id, json.loads(good)["client_secret"])
     renewed.stack.refresh({"force": True})
 

@@ -18,8 +18,9 @@ from tests.template.policy import Caller, Resolver, gets_in
 from tests.template.test_reach import documented
 from tests.template.test_template import template
 
+DEPLOYMENTS = [parameters for parameters in documented() if parameters]
 # The first deployment lists its own account, which must not open it to everybody there.
-DEPLOYMENTS = [(str(444455556666 + n), given) for n, given in enumerate(documented()) if given]
+ACCOUNTS = [str(444455556666 + n) for n in range(len(DEPLOYMENTS))]
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,22 @@ class Reach:
         )
 
 
-@pytest.fixture(scope="module", params=[*DEPLOYMENTS, (None, {})], ids=lambda p: "+".join(p[1]))
-def reach(request: pytest.FixtureRequest, deployed: Deployed) -> Reach:
-    account, parameters = request.param
-    if not account:
-        return Reach(deployed.stack, parameters)
-    stack = BrokerStack(deployed.stack.aws, account=account, source=deployed.stack.source)
-    stack.deploy(RefreshSchedule="rate(1 day)", **parameters)  # no token is waited for
-    return Reach(stack, parameters)
+@pytest.fixture(scope="module")
+def reaches(deployed: Deployed) -> list[Reach]:
+    def deploy(account: str, parameters: dict[str, str]) -> Reach:
+        stack = BrokerStack(deployed.stack.aws, account=account, source=deployed.stack.source)
+        stack.deploy(RefreshSchedule="rate(1 day)", **parameters)  # no token is waited for
+        return Reach(stack, parameters)
+
+    with ThreadPoolExecutor(2) as threads:
+        return [*threads.map(deploy, ACCOUNTS, DEPLOYMENTS), Reach(deployed.stack, {})]
+
+
+@pytest.fixture(
+    params=range(len(DEPLOYMENTS) + 1), ids=["+".join(d) or "none" for d in [*DEPLOYMENTS, {}]]
+)
+def reach(request: pytest.FixtureRequest, reaches: list[Reach]) -> Reach:
+    return reaches[request.param]
 
 
 @pytest.fixture
@@ -69,7 +78,7 @@ def test_stage_and_log_group_are_as_the_parameters_say(reach: Reach):
         path: (setting["throttlingRateLimit"], setting["throttlingBurstLimit"])
         for path, setting in settings.items()
     }
-    assert limits == ({"*/*": (20.0, 20)} if "RequestsPerSecond" in reach.parameters else {})
+    assert limits == ({"*/*": (10.0, 10)} if "RequestsPerSecond" in reach.parameters else {})
     groups = administrator.client("logs").describe_log_groups(
         logGroupNamePrefix=f"/enable-token-broker/{STACK_NAME}/token-api"
     )["logGroups"]
@@ -85,14 +94,13 @@ def test_resource_policy_decides_about_the_own_account_as_evaluated(reach: Reach
         is_in = gets_in(policy, caller, owner=reach.stack.account)
         assert is_in is (caller.has_policy and "VpcEndpointIds" not in reach.parameters)
         assert (api.get("/tokens/deals", user).status != 403) is is_in
-    assert api.get("/tokens/deals", None).status == 403
+    # 404: an unsigned request is looked for in one account, where all defaults are deployed.
+    assert api.get("/tokens/deals", None).status == (404 if reach.parameters else 403)
 
 
 def test_only_a_limit_makes_a_429(reach: Reach):
     api = reach.stack.api
     user = create_user(reach.stack.administrator, "hasty", api.policy("/tokens/*"))
-    with ThreadPoolExecutor(16) as threads:
-        answers = threads.map(lambda _: api.get("/tokens/deals", user), range(80))
-    statuses = {answer.status for answer in answers}
+    statuses = [api.get("/tokens/deals", user).status for _ in range(40)]
+    assert statuses[0] in {200, 503}
     assert (429 in statuses) is ("RequestsPerSecond" in reach.parameters)
-    assert statuses & {200, 503}
