@@ -65,15 +65,16 @@ def test_refusal_of_something_else_counts_from_one() -> None:
     [
         (None, 880),
         (3600, 880),
-        (1000, 880),
-        (999, 879),
-        (300, 180),
-        (121, 1),
-        (120, 880),  # the last try has been
+        (1760, 880),
+        (1000, 500),
+        (300, 150),
+        (110, 55),
+        (109, 55),  # never less than the first
+        (1, 55),
         (-60, 880),
     ],
 )
-def test_hold_leaves_a_last_try_before_the_stored_token_ends(
+def test_hold_takes_at_most_half_of_what_is_left_of_the_stored_token(
     left: float | None, length: float
 ) -> None:
     before = replace(HOLD, refusals=4)

@@ -22,13 +22,14 @@ from tests.unit.fakes import (
     seconds,
     stored,
 )
-from token_broker.errors import CorruptStoredToken
+from token_broker.errors import CorruptStoredToken, GrantBlocked
 from token_broker.models import (
     OAuthError,
     StoredToken,
     TokenRequest,
     TokenResponse,
     VendedToken,
+    block_record,
     fingerprint,
     is_scope_token,
     rfc3339,
@@ -284,3 +285,11 @@ def test_record_that_is_printed_or_logged_keeps_its_secret(record: object) -> No
         logger.exception("a failure with a record")
     assert stream.getvalue().count(f"{type(record).__name__}(") >= 4  # it was logged each time
     assert not leaks(stream.getvalue(), repr(record), str(record), f"{record}")
+
+
+def test_block_record_stands_in_a_tokens_place() -> None:
+    text = block_record("leaked on a screen", now=NOW)
+    with pytest.raises(GrantBlocked) as block:
+        StoredToken.from_json(text)
+    assert block.value.reason == "leaked on a screen"
+    assert "screen" not in str(block.value)  # callers are not told why

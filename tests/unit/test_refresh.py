@@ -17,7 +17,12 @@ from tests.unit.fakes import (
     states,
     stored,
 )
-from token_broker.errors import ConfigurationError, CorruptStoredToken, InvalidRequest
+from token_broker.errors import (
+    ConfigurationError,
+    CorruptStoredToken,
+    GrantBlocked,
+    InvalidRequest,
+)
 from token_broker.grants import Grant
 from token_refresher.outcomes import Outcome, State, causes_of_failure
 from token_refresher.refresh_request import RefreshRequest
@@ -303,3 +308,16 @@ def test_due_window_left_falls_from_100_to_0(
 
 def test_without_a_token_nothing_of_the_due_window_is_left(broker: Broker) -> None:
     assert broker.refresher().due_window_left(Outcome(grant="x", state=State.FAILED)) == 0
+
+
+def test_blocked_grant_is_left_alone_and_is_no_failure(broker: Broker) -> None:
+    broker.store.faults["deals"] = GrantBlocked("leaked on a screen")
+    outcome = broker.run(RefreshRequest(force=True))["deals"]
+    assert (outcome.state, outcome.reason, outcome.cause) == (
+        "blocked",
+        "blocked",
+        "leaked on a screen",
+    )
+    assert not outcome.is_overdue
+    assert not outcome.is_store_read
+    assert "read:deals" not in [request.scope[0] for request in broker.endpoint.requests]

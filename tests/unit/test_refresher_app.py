@@ -230,11 +230,11 @@ def test_fault_that_quotes_secrets_is_told_without_them(function: Function, outp
 
 
 def test_time_to_report_is_kept_back(function: Function, output: Output) -> None:
-    function.context.milliseconds = 6_999
+    function.context.milliseconds = 16_999
     assert function({})["grants"]["deals"] == {"state": "deferred"}
     assert output.lines()[0]["level"] == "INFO"
     assert {"Deferred": [1.0]} in metrics(output)
-    function.context.milliseconds = 7_000
+    function.context.milliseconds = 17_000
     assert function({})["grants"]["deals"]["state"] == "renewed"
 
 

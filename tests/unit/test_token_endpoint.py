@@ -185,8 +185,8 @@ def test_life_counts_from_before_that_request() -> None:
         ("7", [7]),
         ("8", [8]),
         ("Sat, 01 Mar 2025 12:00:07 GMT", [7]),
-        ("0", [0]),
-        ("Sat, 01 Mar 2025 11:00:00 GMT", [0]),
+        ("0", [0.25]),
+        ("Sat, 01 Mar 2025 11:00:00 GMT", [0.25]),
         ("soon", [0.25]),
     ],
 )

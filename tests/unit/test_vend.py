@@ -10,6 +10,7 @@ from token_broker.errors import (
     BrokerError,
     CallerNotAllowed,
     CorruptStoredToken,
+    GrantBlocked,
     InvalidScope,
     NoLiveToken,
     RejectionTooSoon,
@@ -367,3 +368,20 @@ def test_report_passes_the_same_locks(counter: Counter) -> None:
         counter.vendor.report_rejection(asked("users", f"{IAM}:user/x", other_than="0" * 12))
     with pytest.raises(UnknownGrant):
         counter.vendor.report_rejection(asked("invoices", other_than="0" * 12))
+
+
+def test_block_ends_vending_within_the_cache_window_and_is_not_made_up_for(
+    counter: Counter,
+) -> None:
+    assert counter.vend()
+    counter.store.faults["deals"] = GrantBlocked("leaked on a screen")
+    assert counter.vend()  # remembered
+    counter.clock.wind(60)
+    for _ in range(3):
+        with pytest.raises(GrantBlocked):
+            counter.vend()
+    assert counter.store.reads == ["deals", "deals"]
+    assert counter.vendor.statuses(ALICE)[0].state is GrantState.BLOCKED
+    del counter.store.faults["deals"]
+    counter.clock.wind(1)
+    assert counter.vend()
