@@ -1,0 +1,1013 @@
+"""Every fault that the broker is tested against, and what has to come of it.
+
+The tests run these rows and docs/faults.md is made of them:
+
+    python -m tests.faults.fault_table > docs/faults.md
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from enum import Enum, StrEnum
+from typing import Any, Final
+
+from botocore.config import Config
+
+from tests.conftest import NASTY_SECRET
+from tests.faults.fault_server import (
+    ABSENT,
+    NEVER_SHOWN,
+    Body,
+    Exchange,
+    Form,
+    Step,
+    answer,
+    chunked,
+    close,
+    drip_body,
+    drip_headers,
+    echo,
+    endless,
+    error,
+    gzipped,
+    jwt,
+    late,
+    raw,
+    redirect,
+    reset,
+    silence,
+    token,
+    unframed,
+)
+from token_broker.aws import CLIENT_CONFIG, WRITER_CONFIG
+from token_refresher.outcomes import State
+
+DAY: Final = 86_400.0
+LONGEST_HOLD_SECONDS: Final = 900.0
+SOUND: Final = answer(200, token())
+QUOTED: Final = f"{NASTY_SECRET} {NEVER_SHOWN}"
+"""What a careless message of AWS might repeat."""
+
+JUNK: Final = b"<html><body>Down for maintenance</body></html>"
+TOO_LARGE: Final = b'{"access_token": "' + b"x" * 65_536 + b'"}'
+
+
+class Where(StrEnum):
+    """What the token endpoint's URL leads to."""
+
+    HTTP = "a server on loopback"
+    CLOSED_PORT = "a port nobody listens on"
+    NO_DNS = "a host name nobody knows"
+    SLOW_DNS = "a server whose name takes longer to find than an attempt may"
+    FULL_BACKLOG = "a port that never accepts"
+    TLS = "a server with a sound certificate"
+    TLS_EXPIRED = "one whose certificate has expired"
+    TLS_WRONG_HOST = "one whose certificate is for another host"
+    TLS_SELF_SIGNED = "one whose certificate nobody vouches for"
+    TLS_SILENT = "one that never ends the handshake"
+    TLS_RESET = "one that resets the connection instead of a handshake"
+
+
+class Hold(Enum):
+    """What a failed run leaves for the next ones to wait for."""
+
+    NONE = "none"
+    GRANT = "the grant waits about a minute"
+    CONNECTION = "all grants of the connection wait about a minute"
+    ASKED = "all grants of the connection wait as long as Enable asked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamFault:
+    """One way for the token endpoint to misbehave.
+
+    Attributes:
+        group: the heading it stands under.
+        what: what happens.
+        script: what the server does, request by request; the last step repeats.
+        where: what the endpoint's URL leads to.
+        attempts: tries that are made and reported.
+        arriving: requests that get as far as the server's application, if not every try.
+        waits: exact seconds between the tries, where the server asks for them.
+        state: what the summary says.
+        reason: likewise; empty where nothing is wrong.
+        cause: likewise: the whole text, or a pattern for it.
+        hold: what later runs wait for.
+        held_seconds: how long, where the server asks for it.
+        is_replaced: whether the new token is stored; otherwise the old one is untouched.
+        lifetime_seconds: of the new token.
+        secret_stages: further versions of the client secret that exist.
+        is_hurried: run with time-outs of a fraction of a second.
+    """
+
+    group: str
+    what: str
+    script: tuple[Step, ...] = ()
+    where: Where = Where.HTTP
+    attempts: int = 1
+    arriving: int | None = None
+    waits: tuple[float, ...] | None = None
+    state: State = State.FAILED
+    reason: str = ""
+    cause: str | re.Pattern[str] = ""
+    hold: Hold = Hold.NONE
+    held_seconds: float = 0
+    is_replaced: bool = False
+    lifetime_seconds: float = 3600
+    secret_stages: tuple[str, ...] = ()
+    is_hurried: bool = False
+
+
+# ── Kinds of rows ────────────────────────────────────────────────────────────────────────────
+
+
+def _accepted(group: str, what: str, *script: Step, **more: Any) -> UpstreamFault:
+    """The answer is a token, which replaces the stored one."""
+    expected = {"state": State.RENEWED, "is_replaced": True} | more
+    return UpstreamFault(group=group, what=what, script=script, **expected)
+
+
+def _transient(group: str, what: str, *script: Step, **more: Any) -> UpstreamFault:
+    """Tried four times in the run, and by the next run again."""
+    return UpstreamFault(group=group, what=what, script=script, **{"attempts": 4} | more)
+
+
+def _refused(group: str, what: str, *script: Step, **more: Any) -> UpstreamFault:
+    """Not tried again in the run, and by later ones at widening intervals."""
+    return UpstreamFault(group=group, what=what, script=script, **{"hold": Hold.GRANT} | more)
+
+
+def _malformed(group: str, what: str, *script: Step, fault: str, **more: Any) -> UpstreamFault:
+    """HTTP 200, but no token response; the cause names the fault (a pattern) and no value."""
+    cause = re.compile(rf"the answer is no token response: {fault}")
+    return _refused(group, what, *script, reason="invalid_response", cause=cause, **more)
+
+
+def _made(body: Body, form: Form) -> bytes:
+    return body if isinstance(body, bytes) else body(form)
+
+
+def _dated(seconds: float) -> Step:
+    """A 429 whose Retry-After is an HTTP date so far from now."""
+
+    def step(exchange: Exchange) -> bool:
+        when = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+        return answer(429, headers={"Retry-After": when})(exchange)
+
+    return step
+
+
+def _busy(retry_after: str, status: int = 429) -> Step:
+    return answer(status, headers={"Retry-After": retry_after})
+
+
+# ── The token endpoint ───────────────────────────────────────────────────────────────────────
+
+_NETWORK: Final = "Network"
+_BROKEN_OFF: Final = {"reason": "connection", "cause": "the connection broke off"}
+_NO_CONNECTION: Final = {
+    "reason": "connect",
+    "cause": "no connection to the token endpoint",
+    "arriving": 0,
+}
+_LATE: Final = {
+    "reason": "timeout",
+    "cause": "the token endpoint did not answer in time",
+    "is_hurried": True,
+}
+_UNTRUSTED: Final = {
+    "reason": "tls",
+    "cause": "TLS failed or was not trusted",
+    "arriving": 0,
+}
+
+_NETWORK_ROWS: Final = (
+    _transient(_NETWORK, "Connection refused", where=Where.CLOSED_PORT, **_NO_CONNECTION),
+    _transient(_NETWORK, "Host name not found (DNS)", where=Where.NO_DNS, **_NO_CONNECTION),
+    _transient(
+        _NETWORK,
+        "No connection in time",
+        where=Where.FULL_BACKLOG,
+        arriving=0,
+        **_LATE,
+    ),
+    _transient(_NETWORK, "No answer in time", silence(), **_LATE),
+    _transient(_NETWORK, "Headers dripping beyond the deadline", drip_headers(), **_LATE),
+    _transient(_NETWORK, "Body dripping beyond the deadline", drip_body(), **_LATE),
+    _transient(
+        _NETWORK,
+        "Body dripping beyond the deadline, through TLS",
+        drip_body(),
+        where=Where.TLS,
+        **_LATE,
+    ),
+    _transient(
+        _NETWORK,
+        "Host name found after the deadline, then a dripping body",
+        drip_body(),
+        where=Where.SLOW_DNS,
+        **_LATE,
+    ),
+    _accepted(_NETWORK, "A slow answer within the deadline", late(token())),
+    _transient(_NETWORK, "Closed without an answer", close(), **_BROKEN_OFF),
+    _transient(_NETWORK, "Reset without an answer", reset(), **_BROKEN_OFF),
+    _transient(
+        _NETWORK,
+        "Reset within the body",
+        reset(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"access_token": "'),
+        **_BROKEN_OFF,
+    ),
+    _transient(
+        _NETWORK,
+        "Body shorter than its Content-Length",
+        answer(200, b'{"access_token": "', length=500),
+        **_BROKEN_OFF,
+    ),
+    _transient(
+        _NETWORK,
+        "Body shorter than its Content-Length, though what came is whole JSON",
+        answer(200, token(), length=500),
+        **_BROKEN_OFF,
+    ),
+    _transient(
+        _NETWORK, "Chunked body without its end", chunked(token(), is_complete=False), **_BROKEN_OFF
+    ),
+    _transient(_NETWORK, "Not HTTP at all", raw(b"SSH-2.0-server\r\n\r\n"), **_BROKEN_OFF),
+    _transient(
+        _NETWORK,
+        "A status line that repeats the secret",
+        raw(lambda form: b"HTTP/9 " + form["client_secret"].encode() + b"\r\n\r\n"),
+        **_BROKEN_OFF,
+    ),
+    _transient(
+        _NETWORK,
+        "A header line of more than 64 KiB",
+        raw(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n"),
+        **_BROKEN_OFF,
+    ),
+    _accepted(
+        _NETWORK,
+        "A malformed header that repeats the secret, and a sound body",
+        raw(
+            lambda form: (
+                b"HTTP/1.1 200 OK\r\nX-A: 1\r\n"
+                + form["client_secret"].encode()
+                + b" without a colon\r\nConnection: close\r\n\r\n"
+                + _made(token(), form)
+            )
+        ),
+    ),
+)
+
+_TLS: Final = "TLS"
+_TLS_ROWS: Final = (
+    _accepted(_TLS, "A certificate that is trusted (the control)", SOUND, where=Where.TLS),
+    _transient(_TLS, "An expired certificate", SOUND, where=Where.TLS_EXPIRED, **_UNTRUSTED),
+    _transient(
+        _TLS, "A certificate of another host", SOUND, where=Where.TLS_WRONG_HOST, **_UNTRUSTED
+    ),
+    _transient(_TLS, "A self-signed certificate", SOUND, where=Where.TLS_SELF_SIGNED, **_UNTRUSTED),
+    _transient(
+        _TLS, "A handshake that never ends", SOUND, where=Where.TLS_SILENT, **_LATE, arriving=0
+    ),
+    _transient(
+        _TLS,
+        "Reset within the handshake",
+        SOUND,
+        where=Where.TLS_RESET,
+        arriving=0,
+        **_BROKEN_OFF,
+    ),
+)
+
+_BUSY: Final = "Busy or broken: HTTP 429 and 5xx"
+_TOO_MANY: Final = {"reason": "http_429", "cause": "the token endpoint answered HTTP 429"}
+_BUSY_ROWS: Final = (
+    _transient(_BUSY, "429", answer(429), **_TOO_MANY),
+    _transient(
+        _BUSY,
+        "429 with a short `Retry-After` (2 seconds)",
+        _busy("2"),
+        waits=(2, 2, 2),
+        hold=Hold.ASKED,
+        held_seconds=2,
+        **_TOO_MANY,
+    ),
+    _transient(
+        _BUSY,
+        "429 with a long `Retry-After` (120 seconds)",
+        _busy("120"),
+        attempts=1,
+        hold=Hold.ASKED,
+        held_seconds=120,
+        **_TOO_MANY,
+    ),
+    _transient(
+        _BUSY,
+        "429 with an HTTP date as `Retry-After` (2 minutes from now)",
+        _dated(120),
+        attempts=1,
+        hold=Hold.ASKED,
+        held_seconds=120,
+        **_TOO_MANY,
+    ),
+    _transient(
+        _BUSY,
+        "429 with a `Retry-After` of years",
+        _busy("99999999999"),
+        attempts=1,
+        hold=Hold.ASKED,
+        held_seconds=LONGEST_HOLD_SECONDS,
+        **_TOO_MANY,
+    ),
+    _transient(_BUSY, "429 with a `Retry-After` below zero", _busy("-5"), **_TOO_MANY),
+    _transient(_BUSY, "429 with a `Retry-After` that is no time", _busy("soon"), **_TOO_MANY),
+    *(
+        _transient(
+            _BUSY,
+            f"{status}" + (" as HTML" if body else ""),
+            answer(status, body),
+            reason=f"http_{status}",
+            cause=f"the token endpoint answered HTTP {status}",
+        )
+        for status, body in ((500, b""), (502, JUNK), (503, b""), (504, b""))
+    ),
+    _transient(
+        _BUSY,
+        "503 with a long `Retry-After` (10 minutes)",
+        _busy("600", 503),
+        attempts=1,
+        hold=Hold.ASKED,
+        held_seconds=600,
+        reason="http_503",
+        cause="the token endpoint answered HTTP 503",
+    ),
+    _transient(
+        _BUSY,
+        "500 with an OAuth error as its body",
+        answer(500, error("invalid_client")),
+        reason="http_500",
+        cause="the token endpoint answered HTTP 500",
+    ),
+)
+
+_SHAPE: Final = "HTTP 200 without a token response"
+_BAD_JSON: Final = "not valid JSON"
+_NOT_AN_OBJECT: Final = r"Input should be an object|Input should be .*TokenResponse.*"
+_SHAPE_ROWS: Final = (
+    _malformed(
+        _SHAPE, "HTML", answer(200, JUNK, headers={"Content-Type": "text/html"}), fault=_BAD_JSON
+    ),
+    _malformed(_SHAPE, "Nothing", answer(200), fault=_BAD_JSON),
+    _malformed(_SHAPE, "Invalid JSON", answer(200, b'{"access_token": "abc",'), fault=_BAD_JSON),
+    _malformed(
+        _SHAPE, "A body cut short without a Content-Length", unframed(b'{"acc'), fault=_BAD_JSON
+    ),
+    *(
+        _malformed(_SHAPE, f"JSON, but {name}", answer(200, data), fault=f"({_NOT_AN_OBJECT})")
+        for name, data in (
+            ("a list", b'["access_token"]'),
+            ("a string", f'"{NEVER_SHOWN}"'.encode()),
+            ("a number", b"42"),
+            ("`null`", b"null"),
+        )
+    ),
+    _malformed(_SHAPE, "JSON nested 10,000 deep", answer(200, b"[" * 10_000), fault=_BAD_JSON),
+    _malformed(
+        _SHAPE,
+        "Not UTF-8",
+        answer(200, b'{"access_token": "\xff\xfe", "token_type": "Bearer", "expires_in": 60}'),
+        fault=_BAD_JSON,
+    ),
+    _malformed(
+        _SHAPE, "Compressed, though that was not asked for", gzipped(token()), fault=_BAD_JSON
+    ),
+    *(
+        _refused(
+            _SHAPE,
+            what,
+            step,
+            reason="too_large",
+            cause="the answer is larger than 64 KiB",
+        )
+        for what, step in (
+            ("More than 64 KiB", answer(200, TOO_LARGE)),
+            ("More than 64 KiB, chunked", chunked(TOO_LARGE)),
+            ("A body without end", endless()),
+        )
+    ),
+    _refused(
+        _SHAPE,
+        "204 instead",
+        answer(204),
+        reason="http_204",
+        cause="the token endpoint answered HTTP 204",
+    ),
+    _accepted(_SHAPE, "A chunked token response", chunked(token())),
+    _accepted(_SHAPE, "A token response as of HTTP/1.0", unframed(token())),
+    _accepted(_SHAPE, "A token response with fields nobody knows", answer(200, token(new=[1]))),
+)
+
+_REDIRECT: Final = "Redirects (never followed)"
+_REDIRECT_ROWS: Final = tuple(
+    _refused(
+        _REDIRECT,
+        f"{status}",
+        redirect(status),
+        reason="redirect",
+        cause=f"a redirect (HTTP {status}) is not followed; check TokenUrl",
+    )
+    for status in (301, 302, 303, 307, 308)
+)
+
+_OAUTH: Final = "OAuth errors (RFC 6749 section 5.2)"
+_MEANINGS: Final = {
+    "invalid_request": "Enable finds the request malformed",
+    "invalid_client": "client_id, client_secret or dealtrack_registration_id is wrong",
+    "invalid_grant": "Enable finds the client credentials invalid or revoked",
+    "unauthorized_client": "this client may not use client credentials",
+    "unsupported_grant_type": "Enable does not know client_credentials here; check TokenUrl",
+    "invalid_scope": "these credentials do not permit a scope of the grant",
+}
+_ABOUT_ONE_GRANT: Final = ("invalid_request", "invalid_scope")
+_MASKED: Final = {
+    "reason": "invalid_scope",
+    "cause": "the token endpoint answered invalid_scope (HTTP 400): " + _MEANINGS["invalid_scope"],
+}
+_UNKNOWN: Final = {
+    "reason": "unknown_error",
+    "cause": "the token endpoint answered HTTP 400 with an unregistered error code",
+}
+
+
+def _no_oauth_error(status: int) -> dict[str, Any]:
+    return {
+        "reason": f"http_{status}",
+        "cause": f"the token endpoint answered HTTP {status} without an OAuth error",
+    }
+
+
+_OAUTH_ROWS: Final = (
+    *(
+        _refused(
+            _OAUTH,
+            f"`{code}` with {status}",
+            answer(status, error(code)),
+            reason=code,
+            cause=f"the token endpoint answered {code} (HTTP {status}): {meaning}",
+            hold=Hold.GRANT if code in _ABOUT_ONE_GRANT else Hold.CONNECTION,
+        )
+        for code, meaning in _MEANINGS.items()
+        for status in (400, 401)
+    ),
+    _refused(
+        _OAUTH,
+        "`invalid_client` for the current secret and for the pending and previous ones",
+        answer(401, error("invalid_client")),
+        attempts=3,
+        secret_stages=("AWSPENDING", "AWSPREVIOUS"),
+        reason="invalid_client",
+        cause="the token endpoint answered invalid_client (HTTP 401): "
+        + _MEANINGS["invalid_client"],
+        hold=Hold.CONNECTION,
+    ),
+    _accepted(
+        _OAUTH,
+        "`invalid_client` for the current secret, but the pending one is good",
+        answer(401, error("invalid_client")),
+        SOUND,
+        attempts=2,
+        secret_stages=("AWSPENDING", "AWSPREVIOUS"),
+    ),
+    _accepted(
+        _OAUTH,
+        "`invalid_client` for the current secret, but the previous one is good",
+        answer(401, error("invalid_client")),
+        SOUND,
+        attempts=2,
+        secret_stages=("AWSPREVIOUS",),
+    ),
+    _refused(_OAUTH, "An unknown `error`", answer(400, error("slow_down")), **_UNKNOWN),
+    _refused(_OAUTH, "An `error` that repeats the secret", answer(400, echo("error")), **_UNKNOWN),
+    _refused(
+        _OAUTH,
+        "An `error_description` that repeats the secret",
+        answer(400, echo("error_description", "error_uri")),
+        **_MASKED,
+    ),
+    _refused(
+        _OAUTH,
+        "A reason phrase and headers that repeat the secret",
+        raw(
+            lambda form: (
+                b"HTTP/1.1 400 %s\r\nX-Sent: %s\r\nConnection: close\r\n\r\n"
+                % ((form["client_secret"].encode(),) * 2)
+                + _made(error("invalid_scope"), form)
+            )
+        ),
+        **_MASKED,
+    ),
+    _refused(
+        _OAUTH, "An `error` that is no string", answer(400, error(["a"])), **_no_oauth_error(400)
+    ),
+    _refused(_OAUTH, "401 without an OAuth error", answer(401, JUNK), **_no_oauth_error(401)),
+    _refused(_OAUTH, "403 without an OAuth error", answer(403, JUNK), **_no_oauth_error(403)),
+    _refused(_OAUTH, "404 without an OAuth error", answer(404), **_no_oauth_error(404)),
+)
+
+_LIFETIME: Final = "How long the token lives"
+_NO_EXPIRY: Final = {
+    "reason": "no_expiry",
+    "cause": "neither expires_in nor the token's own exp says when it expires",
+}
+_EXPIRED: Final = {
+    "reason": "expired",
+    "cause": "the token has expired already, or is about to; compare this clock with Enable's",
+}
+_FAULTY_NUMBER: Final = r"expires_in.*"
+
+
+def _lives(what: str, lifetime_seconds: float, **body: Any) -> UpstreamFault:
+    step = answer(200, token(**body))
+    return _accepted(_LIFETIME, what, step, lifetime_seconds=lifetime_seconds)
+
+
+def _lifeless(what: str, expected: Mapping[str, Any], **body: Any) -> UpstreamFault:
+    return _refused(_LIFETIME, what, answer(200, token(**body)), **expected)
+
+
+def _faulty_number(what: str, value: object) -> UpstreamFault:
+    step = answer(200, token(expires_in=value))
+    return _malformed(_LIFETIME, f"`expires_in` is {what}", step, fault=_FAULTY_NUMBER)
+
+
+_LIFETIME_ROWS: Final = (
+    _lives("`expires_in` is missing; the JWT's `exp` says", 1800, expires_in=ABSENT, exp=1800),
+    _lives("`expires_in` is `null`; the JWT's `exp` says", 1800, expires_in=None, exp=1800),
+    _lifeless("`expires_in` is missing, and the token is no JWT", _NO_EXPIRY, expires_in=ABSENT),
+    _lifeless(
+        "`expires_in` is missing, and the JWT's `exp` is no number",
+        _NO_EXPIRY,
+        expires_in=ABSENT,
+        access_token=jwt(exp="tomorrow"),
+    ),
+    _lives("`expires_in` is a string of digits", 3600, expires_in="3600"),
+    _lives("`expires_in` is huge: trusted for 24 hours", DAY, expires_in=10**9),
+    _lives("`expires_in` has 400 digits: trusted for 24 hours", DAY, expires_in=10**400),
+    _faulty_number("zero", 0),
+    _faulty_number("negative", -3600),
+    _faulty_number("a fraction", 3600.5),
+    _faulty_number("a string of junk", "3600s"),
+    _faulty_number("an empty string", ""),
+    _faulty_number("`true`", True),
+    _refused(
+        _LIFETIME,
+        "`expires_in` is `NaN`",
+        answer(200, token(expires_in=float("nan"))),
+        reason="invalid_response",
+        cause=re.compile(rf"the answer is no token response: ({_FAULTY_NUMBER}|{_BAD_JSON})"),
+    ),
+    _lives("The JWT's `exp` is sooner than `expires_in`: it counts", 1200, exp=1200),
+    _lives("The JWT's `exp` is later than `expires_in`: that counts", 3600, exp=7200),
+    _lives(
+        "The JWT's `exp` is no number: `expires_in` counts",
+        3600,
+        access_token=jwt(exp="tomorrow"),
+    ),
+    _lifeless("The JWT's `exp` is in the past", _EXPIRED, exp=-60),
+    _lifeless("The JWT expires in 3 seconds", _EXPIRED, exp=3),
+    _lifeless("`expires_in` is 5 seconds", _EXPIRED, expires_in=5),
+    UpstreamFault(
+        group=_LIFETIME,
+        what="A sound token that ends before the stored one",
+        script=(answer(200, token(expires_in=60)),),
+        state=State.UNCHANGED,
+    ),
+)
+
+_TOKEN: Final = "The token itself"
+
+
+def _faulty_token(what: str, value: object, fault: str = r"access_token.*") -> UpstreamFault:
+    step = answer(200, token(access_token=value))
+    return _malformed(_TOKEN, f"`access_token` {what}", step, fault=fault)
+
+
+def _faulty_type(what: str, value: object) -> UpstreamFault:
+    step = answer(200, token(token_type=value))
+    return _malformed(_TOKEN, f"`token_type` {what}", step, fault=r"token_type.*")
+
+
+_TOKEN_ROWS: Final = (
+    _faulty_token("is missing", ABSENT),
+    _faulty_token("is empty", ""),
+    _faulty_token("has a line break", f"{NEVER_SHOWN}\r\nX-Injected: 1"),
+    _faulty_token("has a NUL", f"{NEVER_SHOWN}\0"),
+    _faulty_token("has a space", f"two {NEVER_SHOWN}"),
+    _faulty_token("has a letter no header may carry", f"{NEVER_SHOWN}é"),
+    _faulty_token("is half a character", f"{NEVER_SHOWN}\ud800", f"{_BAD_JSON}|access_token.*"),
+    _faulty_token("is a number", 1234567890),
+    _faulty_token("is `null`", None),
+    _faulty_token("is an object", {"value": NEVER_SHOWN}),
+    _faulty_type("is missing", ABSENT),
+    _faulty_type("is `mac`", "mac"),
+    _faulty_type("is `null`", None),
+    _accepted(
+        _TOKEN,
+        "`token_type` is `bEaReR`: stored as `Bearer`",
+        answer(200, token(token_type="bEaReR")),
+    ),
+)
+
+_SCOPE: Final = "Its scope (`read:deals read:users` is asked for)"
+_NARROWER: Final = {
+    "reason": "wrong_scope",
+    "cause": "the token is for a narrower scope than the one asked for",
+}
+_ANOTHER: Final = {
+    "reason": "wrong_scope",
+    "cause": "the token is for another scope than the one asked for",
+}
+
+
+def _of_scope(scope: object) -> Step:
+    return answer(200, token(scope=scope))
+
+
+_SCOPE_ROWS: Final = (
+    _refused(_SCOPE, "Narrower", _of_scope("read:deals"), **_NARROWER),
+    _refused(_SCOPE, "Wider", _of_scope("read:deals read:users read:activity"), **_ANOTHER),
+    _refused(_SCOPE, "Another", _of_scope("read:deals read:activity"), **_ANOTHER),
+    _refused(_SCOPE, "In other letters", _of_scope("READ:DEALS READ:USERS"), **_ANOTHER),
+    _accepted(_SCOPE, "In another order", _of_scope("read:users read:deals")),
+    _accepted(_SCOPE, "Not named", _of_scope(ABSENT)),
+    _malformed(_SCOPE, "A list", _of_scope(["read:deals", "read:users"]), fault=r"scope.*"),
+)
+
+UPSTREAM_FAULTS: Final[tuple[UpstreamFault, ...]] = (
+    *_NETWORK_ROWS,
+    *_TLS_ROWS,
+    *_BUSY_ROWS,
+    *_SHAPE_ROWS,
+    *_REDIRECT_ROWS,
+    *_OAUTH_ROWS,
+    *_LIFETIME_ROWS,
+    *_TOKEN_ROWS,
+    *_SCOPE_ROWS,
+)
+
+# ── AWS ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class On(Enum):
+    """Which calls of AWS meet the fault."""
+
+    SECRET = "secretsmanager", "GetSecretValue", ""
+    TOKEN_READ = "ssm", "GetParameter", "!contains(Name, '/holds/')"
+    TOKEN_WRITE = "ssm", "PutParameter", "!contains(Name, '/holds/')"
+    HOLDS_READ = "ssm", "GetParameter", "contains(Name, '/holds/')"
+    HOLDS_WRITE = "ssm", "PutParameter", "contains(Name, '/holds/')"
+
+    @property
+    def operation(self) -> str:
+        """Its name in AWS."""
+        return self.value[1]
+
+    def rule(self, fault: Mapping[str, Any]) -> dict[str, Any]:
+        """A rule of the fault proxy."""
+        service, operation, body = self.value
+        return {"service": service, "operation": operation, **fault} | (
+            {"body": body} if body else {}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwsFault:
+    """One way for AWS to misbehave, injected between the real client and the embedded AWS.
+
+    Attributes:
+        on: the calls that it happens to.
+        what: what happens.
+        fault: a rule of the fault proxy, but for the calls it is about.
+        calls: how many of those calls meet the fault.
+        state: what the summary says.
+        reason: likewise.
+        cause: likewise: the whole text.
+        requests: that reach Enable.
+        is_replaced: whether the new token is stored; otherwise the old one is untouched.
+        heals: when a failure is over.
+        is_hurried: run with time-outs of a fraction of a second.
+    """
+
+    on: On
+    what: str
+    fault: Mapping[str, Any]
+    calls: int = 1
+    state: State = State.FAILED
+    reason: str = ""
+    cause: str = ""
+    requests: int = 0
+    is_replaced: bool = False
+    heals: str = "with the next run"
+    is_hurried: bool = False
+
+
+def _tries(config: Config) -> int:
+    tries: int = config.retries["total_max_attempts"]
+    return tries
+
+
+_SECRET_TRIES: Final = _tries(CLIENT_CONFIG)
+_READ_TRIES: Final = _tries(CLIENT_CONFIG)
+_WRITE_TRIES: Final = _tries(WRITER_CONFIG)
+
+
+def _code(code: str, status: int = 400) -> dict[str, Any]:
+    """An error of AWS; its message repeats, as some of AWS's own do, what was sent."""
+    message = f"1 validation error detected: Value '{QUOTED}' at 'value' is not allowed"
+    return {"error": {"code": code, "status": status, "message": message}}
+
+
+def _refusal(on: On, code: str) -> dict[str, str]:
+    return {"reason": code, "cause": f"{on.operation} was refused by AWS: {code}"}
+
+
+def _no_answer(kind: str) -> dict[str, str]:
+    return {"reason": kind, "cause": f"AWS could not be reached or did not answer: {kind}"}
+
+
+_THROTTLED: Final = _code("ThrottlingException")
+_UNAVAILABLE: Final = _code("ServiceUnavailable", 503)
+_SILENCE: Final = {"timeout_ms": 2_000}
+_RESET: Final = {"reset": True}
+_LOST: Final = {"response": {"abort_bytes": 0}}
+_KEY_MENDED: Final = "with the next run after the key or its policy is mended"
+_POLICY_MENDED: Final = "with the next run after the policy is mended"
+
+
+def _survived(on: On, what: str, fault: Mapping[str, Any], times: int = 1, **more: Any) -> AwsFault:
+    """A fault that does not keep the token from being renewed."""
+    return AwsFault(
+        on=on,
+        what=what,
+        fault=fault,
+        calls=times,
+        state=State.RENEWED,
+        requests=1,
+        is_replaced=True,
+        **more,
+    )
+
+
+def _overcome(on: On, internal: str) -> Iterator[AwsFault]:
+    """What botocore's own retries see through."""
+    for name, fault, times in (
+        ("Throttled twice", _THROTTLED, 2),
+        (f"`{internal}` (500) twice", _code(internal, 500), 2),
+        ("503 twice", _UNAVAILABLE, 2),
+        ("Reset once", _RESET, 1),
+        ("The answer is lost once", _LOST, 1),
+    ):
+        yield _survived(on, name, {**fault, "times": times}, times)
+    yield _survived(on, "No answer in time once", {**_SILENCE, "times": 1}, is_hurried=True)
+
+
+def _lasting(on: On, internal: str, tries: int, requests: int) -> Iterator[AwsFault]:
+    """What botocore's retries give up at."""
+    faults = (
+        ("Throttled throughout", _THROTTLED, _refusal(on, "ThrottlingException")),
+        (f"`{internal}` (500) throughout", _code(internal, 500), _refusal(on, internal)),
+        ("The answer is lost throughout", _LOST, _no_answer("ConnectionClosedError")),
+        ("No answer in time, throughout", _SILENCE, _no_answer("ReadTimeoutError")),
+    )
+    for what, fault, expected in faults:
+        if fault is _LOST and on is On.TOKEN_WRITE:
+            continue  # what is stored then is another matter
+        yield AwsFault(
+            on=on,
+            what=what,
+            fault=fault,
+            calls=tries,
+            requests=requests,
+            is_hurried=fault is _SILENCE,
+            **expected,
+        )
+
+
+def _refused_by_aws(on: On, what: str, code: str, heals: str, requests: int = 0) -> AwsFault:
+    """An answer that no retry would change."""
+    return AwsFault(
+        on=on,
+        what=what,
+        fault=_code(code),
+        requests=requests,
+        heals=heals,
+        **_refusal(on, code),
+    )
+
+
+AWS_FAULTS: Final[tuple[AwsFault, ...]] = (
+    *_overcome(On.SECRET, "InternalServiceError"),
+    *_lasting(On.SECRET, "InternalServiceError", _SECRET_TRIES, requests=0),
+    _refused_by_aws(On.SECRET, "Access denied", "AccessDeniedException", _POLICY_MENDED),
+    _refused_by_aws(
+        On.SECRET,
+        "KMS does not decrypt: `DecryptionFailure`",
+        "DecryptionFailure",
+        _KEY_MENDED,
+    ),
+    _refused_by_aws(
+        On.SECRET,
+        "The secret is about to be deleted: `InvalidRequestException`",
+        "InvalidRequestException",
+        "with the next run after the secret is restored",
+    ),
+    AwsFault(
+        on=On.SECRET,
+        what="The secret does not exist",
+        fault=_code("ResourceNotFoundException"),
+        reason="ConfigurationError",
+        cause="the secret faults/connections/default does not exist; "
+        "create it with the stack's key",
+        heals="with the next run after the secret is created",
+    ),
+    *_overcome(On.TOKEN_READ, "InternalServerError"),
+    *_lasting(On.TOKEN_READ, "InternalServerError", _READ_TRIES, requests=0),
+    _refused_by_aws(On.TOKEN_READ, "Access denied", "AccessDeniedException", _POLICY_MENDED),
+    _refused_by_aws(
+        On.TOKEN_READ, "The key is disabled: `InvalidKeyId`", "InvalidKeyId", _KEY_MENDED
+    ),
+    *_overcome(On.TOKEN_WRITE, "InternalServerError"),
+    *_lasting(On.TOKEN_WRITE, "InternalServerError", _WRITE_TRIES, requests=1),
+    AwsFault(
+        on=On.TOKEN_WRITE,
+        what="The answer is lost throughout: the token is stored, but the run cannot know",
+        fault=_LOST,
+        calls=_WRITE_TRIES,
+        requests=1,
+        is_replaced=True,
+        heals="with the next run, which finds it",
+        **_no_answer("ConnectionClosedError"),
+    ),
+    _refused_by_aws(
+        On.TOKEN_WRITE, "Access denied", "AccessDeniedException", _POLICY_MENDED, requests=1
+    ),
+    _refused_by_aws(
+        On.TOKEN_WRITE,
+        "The key is disabled: `InvalidKeyId`",
+        "InvalidKeyId",
+        _KEY_MENDED,
+        requests=1,
+    ),
+    _refused_by_aws(
+        On.TOKEN_WRITE,
+        "Somebody writes the same parameter: `TooManyUpdates`",
+        "TooManyUpdates",
+        "with the next run",
+        requests=1,
+    ),
+    _refused_by_aws(
+        On.TOKEN_WRITE,
+        "The oldest of 100 versions bears a label: `ParameterMaxVersionLimitExceeded`",
+        "ParameterMaxVersionLimitExceeded",
+        "with the next run after the label is removed",
+        requests=1,
+    ),
+    _survived(On.HOLDS_READ, "Access denied", _code("AccessDeniedException")),
+    _survived(On.HOLDS_READ, "Throttled throughout", _THROTTLED, _READ_TRIES),
+    _survived(On.HOLDS_WRITE, "Access denied", _code("AccessDeniedException"), 2),
+    _survived(On.HOLDS_WRITE, "Throttled throughout", _THROTTLED, 2 * _READ_TRIES),
+    _survived(On.HOLDS_WRITE, "The answer is lost once", {**_LOST, "times": 1}),
+)
+
+
+# ── The page ─────────────────────────────────────────────────────────────────────────────────
+
+_INTRODUCTION: Final = """\
+# Faults, and what comes of them
+
+<!-- Made by `python -m tests.faults.fault_table > docs/faults.md`; do not edit. -->
+
+What the broker does when Enable or AWS misbehave. The tests run each row: the token endpoint's
+with the real HTTP client against a real socket, those of AWS with the real boto3 client against
+the embedded AWS, a fault proxy between them. Each test looks at the stored token, the requests
+made, the state, reason and cause reported, what later runs wait for and what a caller gets, and
+searches everything that was said for the client secret and for tokens.
+
+In every row there is one grant. Its token is due and lives 5 minutes more.
+
+## How to read it
+
+| column | meaning |
+| --- | --- |
+| asked again? | whether the same run asks Enable (below: AWS) again, after a short, growing wait |
+| logged reason | the `reason` of the log line and the summary; see [the runbook](runbook.md) |
+| the stored token | `untouched`, to the letter, or `replaced` by the new one |
+| callers get | what `GET /tokens/{grant}` hands out |
+| it heals | when a failure is over, without a human unless it says so |
+
+**The old token** serves until it expires. Then, or if none was stored, callers get `503` with
+`Retry-After`. **Next run**: within a minute, with the default schedule. **Backs off**: asked again
+about 1, 2, 4, 8, then every 15 minutes, and at once when the secret or `grants.toml` changes or a
+run is forced. *One grant* or *all*: whether only this grant waits or all of the connection.
+"""
+_HEADINGS: Final = {
+    On.SECRET: "AWS: the client secret is read (`GetSecretValue`)",
+    On.TOKEN_READ: "AWS: the stored token is read (`GetParameter`)",
+    On.TOKEN_WRITE: "AWS: the new token is stored (`PutParameter`)",
+    On.HOLDS_READ: "AWS: what runs tell each other is read (`GetParameter` of `holds/`)",
+    On.HOLDS_WRITE: "AWS: what runs tell each other is stored (`PutParameter` of `holds/`)",
+}
+_NOTES: Final = {
+    On.TOKEN_READ: "The vendor reads with a role of its own. Where the fault meets it too, it "
+    "vends the token that it remembers, and answers `503` with `Retry-After` if it remembers none.",
+    On.TOKEN_WRITE: "The token that could not be stored is lost; a later run asks for another.",
+}
+
+
+def _upstream_cells(row: UpstreamFault) -> Sequence[str]:
+    return (
+        row.what,
+        _asked_again(row),
+        f"`{row.reason}`" if row.reason else "none",
+        *_what_is_left(is_replaced=row.is_replaced),
+        _heals(row),
+    )
+
+
+def _asked_again(row: UpstreamFault) -> str:
+    if row.secret_stages:
+        others = " and ".join(row.secret_stages[: row.attempts - 1])
+        return f"with the secret's {others}"
+    if row.waits:
+        return f"{row.attempts - 1} times, as far apart as Enable asks"
+    if row.attempts > 1:
+        return f"{row.attempts - 1} times"
+    return "no"
+
+
+def _heals(row: UpstreamFault) -> str:
+    if row.state is State.UNCHANGED:
+        return "next run"
+    if row.state is not State.FAILED:
+        return "no need"
+    if row.hold is Hold.ASKED:
+        return f"after the {_length(row.held_seconds)} asked for, all"
+    if row.hold is Hold.NONE:
+        return "in this run, or the next"
+    return f"backs off, {'one grant' if row.hold is Hold.GRANT else 'all'}"
+
+
+def _length(seconds: float) -> str:
+    if seconds >= LONGEST_HOLD_SECONDS:
+        return "15 minutes (of more)"
+    return f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.0f} minutes"
+
+
+def _aws_cells(row: AwsFault) -> Sequence[str]:
+    retries = row.calls if row.state is State.RENEWED else row.calls - 1
+    is_ignored = row.on in {On.HOLDS_READ, On.HOLDS_WRITE} and "times" not in row.fault
+    return (
+        row.what,
+        "no" if is_ignored or not retries else "once" if retries == 1 else f"{retries} times",
+        f"`{row.reason}`" if row.reason else "none",
+        *_what_is_left(is_replaced=row.is_replaced),
+        row.heals if row.state is State.FAILED else "no need",
+    )
+
+
+def _what_is_left(*, is_replaced: bool) -> tuple[str, str]:
+    return ("replaced", "the new token") if is_replaced else ("untouched", "the old token")
+
+
+def _table(again: str, rows: Iterable[Sequence[str]]) -> str:
+    headings = (
+        "what happens",
+        again,
+        "logged reason",
+        "the stored token",
+        "callers get",
+        "it heals",
+    )
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def page() -> str:
+    """The text of docs/faults.md."""
+    parts = [_INTRODUCTION]
+    for group in dict.fromkeys(row.group for row in UPSTREAM_FAULTS):
+        rows = (_upstream_cells(row) for row in UPSTREAM_FAULTS if row.group == group)
+        parts.append(f"## {group}\n\n{_table('asked again?', rows)}")
+    for on, heading in _HEADINGS.items():
+        rows = (_aws_cells(row) for row in AWS_FAULTS if row.on is on)
+        note = f"{_NOTES[on]}\n\n" if on in _NOTES else ""
+        parts.append(f"## {heading}\n\n{note}{_table('AWS asked again?', rows)}")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -1,0 +1,444 @@
+"""Every fault of the token endpoint: the real client, a real socket, and what comes of it."""
+
+import contextlib
+import json
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+from unittest.mock import MagicMock
+
+import pytest
+
+from tests.conftest import NASTY_SECRET
+from tests.faults.conftest import (
+    GRANT,
+    OLD_TOKEN,
+    REFRESH_AHEAD,
+    SCOPE,
+    VEND_EVENT,
+    Clock,
+    Context,
+    Handler,
+    Told,
+    all_said,
+    forget,
+    leaks,
+    old_token,
+)
+from tests.faults.fault_server import (
+    NEVER_SHOWN,
+    Certificates,
+    FaultServer,
+    closed_port,
+    full_backlog,
+)
+from tests.faults.fault_table import SOUND, UPSTREAM_FAULTS, Hold, UpstreamFault, Where
+from token_broker.aws import describe_fault
+from token_broker.errors import TokenEndpointError
+from token_broker.grants import Grant
+from token_broker.models import StoredToken, TokenRequest
+from token_refresher import token_endpoint
+from token_refresher.credentials import CURRENT, ClientCredentials, SecretVersion
+from token_refresher.deadline import PoolManager
+from token_refresher.holds import Holds
+from token_refresher.outcomes import State
+from token_refresher.refresh import Refresher
+from token_refresher.token_endpoint import Issued, TokenEndpoint
+from token_vendor import app as vendor_app
+
+HURRIED_SECONDS: Final = 0.2
+CLIENT_ID: Final = "7f0c1a52-client"
+REGISTRATION_ID: Final = "c3b2&=%-registration"
+SLACK: Final = timedelta(seconds=3)
+HTTP_FAULTS: Final = [row for row in UPSTREAM_FAULTS if row.where is Where.HTTP]
+
+
+def named(rows: list[UpstreamFault] | tuple[UpstreamFault, ...]) -> Any:
+    """Parametrizes a test by rows of the table."""
+    return pytest.mark.parametrize("row", rows, ids=[f"{row.group}: {row.what}" for row in rows])
+
+
+# ── The broker, with everything real but AWS ─────────────────────────────────────────────────
+
+
+@dataclass
+class MemoryStore:
+    tokens: dict[str, StoredToken] = field(default_factory=dict)
+
+    def read(self, grant: str) -> StoredToken | None:
+        return self.tokens.get(grant)
+
+    def replace(
+        self, grant: str, token: StoredToken, *, replaced: StoredToken | None
+    ) -> StoredToken:
+        assert replaced == self.tokens.get(grant)
+        self.tokens[grant] = token
+        return token
+
+    def write(self, grant: str, token: StoredToken) -> int:
+        self.tokens[grant] = token
+        return 1
+
+
+@dataclass
+class MemoryHolds:
+    versions: list[str] = field(default_factory=list)
+
+    def read(self, _connection: str, *, version: int = 0) -> Holds:
+        if not self.versions:
+            return Holds()
+        number = version or len(self.versions)
+        return Holds.from_json(self.versions[number - 1], version=number)
+
+    def write(self, _connection: str, holds: Holds) -> int:
+        self.versions.append(holds.to_json())
+        return len(self.versions)
+
+
+@dataclass
+class Secrets:
+    stages: tuple[str, ...] = ()
+
+    def connection_of(self, secret: str) -> str | None:
+        raise NotImplementedError
+
+    def read(self, _connection: str, stage: str = CURRENT) -> SecretVersion | None:
+        if stage not in {CURRENT, *self.stages}:
+            return None
+        credentials = ClientCredentials(
+            client_id=CLIENT_ID,
+            client_secret=NASTY_SECRET,
+            dealtrack_registration_id=REGISTRATION_ID,
+        )
+        return SecretVersion(version_id=f"version-{stage}", stage=stage, credentials=credentials)
+
+
+@dataclass
+class WatchedEndpoint:
+    """The endpoint itself; its errors are kept, whose chains nobody else gets to see."""
+
+    endpoint: TokenEndpoint
+    errors: list[TokenEndpointError] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return self.endpoint.url
+
+    def request_token(self, request: TokenRequest, *, time_left: Callable[[], timedelta]) -> Issued:
+        try:
+            return self.endpoint.request_token(request, time_left=time_left)
+        except TokenEndpointError as error:
+            self.errors.append(error)
+            raise
+
+
+@dataclass
+class Vended:
+    """The vendor's answer to `GET /tokens/deals`."""
+
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+    @property
+    def access_token(self) -> str:
+        assert self.status == 200
+        token: str = self.body["access_token"]
+        return token
+
+
+@dataclass
+class Broker:
+    """One grant, whose token is due, before a token endpoint that misbehaves."""
+
+    row: UpstreamFault
+    server: FaultServer | None
+    handler: Handler
+    endpoint: WatchedEndpoint
+    waits: list[float]
+    clock: Clock
+    store: MemoryStore = field(default_factory=MemoryStore)
+    holds: MemoryHolds = field(default_factory=MemoryHolds)
+
+    def refresh(self, event: object | None = None) -> Told:
+        refresher = Refresher(
+            grants={GRANT: Grant(scope=SCOPE)},
+            endpoints={"default": self.endpoint},
+            store=self.store,
+            holds=self.holds,
+            secrets=Secrets(self.row.secret_stages),
+            refresh_ahead=REFRESH_AHEAD,
+            parallelism=8,
+            describe_fault=describe_fault,
+            now=self.clock,
+        )
+        return self.handler(refresher, event)
+
+    def vend(self) -> Vended:
+        """What a caller gets in this moment."""
+        forget(vendor_app)
+        answer = vendor_app.lambda_handler(VEND_EVENT, Context())
+        return Vended(answer["statusCode"], json.loads(answer["body"]), answer["headers"])
+
+    @property
+    def requests(self) -> int:
+        return self.server.requests if self.server else 0
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def _greeting(
+    where: Where, certificates: Certificates
+) -> Callable[[socket.socket, threading.Event], socket.socket]:
+    """What a server does before the first request."""
+    contexts: dict[Where, Callable[[], ssl.SSLContext]] = {
+        Where.TLS: certificates.context,
+        Where.TLS_EXPIRED: lambda: certificates.context(ended=True),
+        Where.TLS_WRONG_HOST: lambda: certificates.context(host="other.example"),
+        Where.TLS_SELF_SIGNED: lambda: certificates.context(is_self_signed=True),
+    }
+    if where in contexts:
+        context = contexts[where]()
+        return lambda sock, _stop: context.wrap_socket(sock, server_side=True)
+
+    def refuse(sock: socket.socket, stop: threading.Event) -> socket.socket:
+        if where is Where.TLS_SILENT:
+            stop.wait()
+        else:
+            sock.recv(5)  # the rest, unread, makes the end a reset
+        raise ConnectionAbortedError
+
+    return refuse
+
+
+@contextlib.contextmanager
+def _url_of(
+    row: UpstreamFault, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, FaultServer | None]]:
+    """Where the row's endpoint is, and the server behind it, if there is one."""
+    with ExitStack() as stack:
+        if row.where is Where.CLOSED_PORT:
+            yield stack.enter_context(closed_port()), None
+        elif row.where is Where.FULL_BACKLOG:
+            yield stack.enter_context(full_backlog()), None
+        elif row.where is Where.NO_DNS:
+
+            def unknown(*_arguments: object) -> None:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+            monkeypatch.setattr(socket, "getaddrinfo", unknown)
+            yield "https://token-endpoint.invalid/oauth2/token", None
+        elif row.where in {Where.HTTP, Where.SLOW_DNS}:
+            if row.where is Where.SLOW_DNS:
+                find = socket.getaddrinfo
+
+                def find_late(*arguments: Any) -> Any:
+                    time.sleep(1.2 * HURRIED_SECONDS)
+                    return find(*arguments)
+
+                monkeypatch.setattr(socket, "getaddrinfo", find_late)
+            server = stack.enter_context(FaultServer(row.script))
+            yield server.url, server
+        else:
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
+            greet = _greeting(row.where, certificates)
+            server = stack.enter_context(FaultServer(row.script, greet=greet, scheme="https"))
+            yield server.url, server
+
+
+def _wire_vendor(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the vend function read the same store."""
+    monkeypatch.setattr(vendor_app, "boto3", MagicMock())
+    monkeypatch.setattr(vendor_app, "ParameterTokenStore", lambda *_, **__: broker.store)
+    monkeypatch.setattr(vendor_app, "load_grants", lambda: {GRANT: Grant(scope=SCOPE)})
+    monkeypatch.setenv("TOKEN_PARAMETER_PREFIX", "/enable-tokens/faults")
+    monkeypatch.setenv("TOKEN_CACHE_SECONDS", "60")
+    monkeypatch.setenv("REFRESH_FUNCTION_NAME", "refresher")
+    monkeypatch.setenv("REFRESH_AHEAD_SECONDS", str(int(REFRESH_AHEAD.total_seconds())))
+
+
+@pytest.fixture
+def broker(
+    row: UpstreamFault,
+    handler: Handler,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Broker]:
+    if row.is_hurried:
+        hurried = timedelta(seconds=HURRIED_SECONDS)
+        monkeypatch.setattr(token_endpoint, "CONNECT_TIMEOUT", hurried)
+        monkeypatch.setattr(token_endpoint, "ATTEMPT_TIMEOUT", hurried)
+    waits: list[float] = []
+    clock = Clock()
+    with _url_of(row, certificates, monkeypatch) as (url, server):
+        pool = PoolManager(maxsize=8)
+        endpoint = TokenEndpoint(url, pool=pool, now=clock, sleep=waits.append)
+        broker = Broker(row, server, handler, WatchedEndpoint(endpoint), waits, clock)
+        broker.store.tokens[GRANT] = old_token(clock())
+        _wire_vendor(broker, monkeypatch)
+        yield broker
+        pool.clear()
+        forget(vendor_app)
+
+
+# ── What is asserted ─────────────────────────────────────────────────────────────────────────
+
+
+def assert_said_as_expected(row: UpstreamFault, told: Told, broker: Broker) -> None:
+    outcome = told.outcome
+    assert (outcome.state, outcome.reason) == (row.state, row.reason)
+    if isinstance(row.cause, re.Pattern):
+        assert row.cause.fullmatch(outcome.cause), f"{outcome.cause!r} is not {row.cause.pattern!r}"
+    else:
+        assert outcome.cause == row.cause
+    if row.state is State.FAILED:
+        assert told.error is not None
+        assert told.error.causes == {GRANT: outcome.cause}
+        assert str(told.error) == f"not renewed: {GRANT}: {outcome.cause}"
+        assert f'"reason":"{row.reason}"' in told.text
+    else:
+        assert told.summary is not None
+        assert told.summary["grants"][GRANT]["state"] == row.state.value
+    assert not leaks(told.text)
+    assert not leaks("\n".join(map(all_said, broker.endpoint.errors)))
+
+
+def assert_asked_as_expected(row: UpstreamFault, told: Told, broker: Broker) -> None:
+    assert told.outcome.attempts == row.attempts
+    assert broker.requests == (row.attempts if row.arriving is None else row.arriving)
+    tries_of_one_secret = row.attempts if not row.secret_stages else 1
+    assert len(broker.waits) == tries_of_one_secret - 1
+    if row.waits is not None:
+        assert broker.waits == list(row.waits)
+    else:
+        longest = (0.25, 0.5, 1.0)
+        assert all(0 <= wait <= most for wait, most in zip(broker.waits, longest, strict=False))
+    if broker.server is None:
+        return
+    assert not broker.server.faults
+    for form in broker.server.forms:
+        assert form == {
+            "client_id": CLIENT_ID,
+            "client_secret": NASTY_SECRET,
+            "dealtrack_registration_id": REGISTRATION_ID,
+            "scope": " ".join(SCOPE),
+            "grant_type": "client_credentials",
+        }, "another form"
+
+
+def assert_held_as_expected(row: UpstreamFault, told: Told, broker: Broker, at: datetime) -> None:
+    holds = broker.holds.read("default")
+    if row.hold is Hold.NONE:
+        assert holds == Holds()
+        assert told.outcome.retry_at is None
+        return
+    of_grant, of_connection = holds.grants.get(GRANT), holds.connection
+    hold, other = (of_grant, of_connection) if row.hold is Hold.GRANT else (of_connection, of_grant)
+    assert hold is not None
+    assert other is None
+    assert hold.reason == row.reason
+    length = row.held_seconds if row.hold is Hold.ASKED else 55
+    assert at + timedelta(seconds=length) - SLACK <= hold.until
+    assert hold.until <= broker.clock() + timedelta(seconds=length)
+    assert told.outcome.retry_at is not None
+    assert abs(told.outcome.retry_at - hold.until) <= timedelta(seconds=1)
+
+
+def assert_stored_as_expected(row: UpstreamFault, told: Told, broker: Broker, at: datetime) -> None:
+    stored = broker.store.tokens[GRANT]
+    outcome = told.outcome
+    assert (outcome.expires_at, outcome.fingerprint) == (stored.expires_at, stored.fingerprint)
+    if row.is_replaced:
+        assert stored.access_token != OLD_TOKEN
+        assert NEVER_SHOWN in stored.access_token
+        assert (stored.token_type, stored.scope) == ("Bearer", SCOPE)
+        lifetime = timedelta(seconds=row.lifetime_seconds)
+        assert at + lifetime - SLACK <= stored.expires_at <= broker.clock() + lifetime
+        version, stage = stored.secret_version, outcome.secret_stage
+        assert version == f"version-{stage or CURRENT}"
+        assert stage == (row.secret_stages[0] if row.secret_stages else "")
+    else:
+        assert stored == old_token(at) or stored == old_token(at - timedelta(seconds=1))
+    assert broker.vend().access_token == stored.access_token
+
+
+@named(UPSTREAM_FAULTS)
+def test_fault_ends_as_the_table_says(row: UpstreamFault, broker: Broker) -> None:
+    begun = broker.clock()
+    old = broker.store.tokens[GRANT]
+    started = time.monotonic()
+    told = broker.refresh()
+    if row.is_hurried:
+        assert time.monotonic() - started < 1.2 * HURRIED_SECONDS * row.attempts + 1
+    assert_said_as_expected(row, told, broker)
+    assert_asked_as_expected(row, told, broker)
+    assert_held_as_expected(row, told, broker, begun)
+    assert_stored_as_expected(row, told, broker, begun)
+    if not row.is_replaced:
+        assert broker.store.tokens == {GRANT: old}
+        assert broker.vend().access_token == OLD_TOKEN
+
+
+@named([row for row in HTTP_FAULTS if row.attempts == 4])
+def test_transient_fault_is_over_within_the_run(row: UpstreamFault, broker: Broker) -> None:
+    assert broker.server is not None
+    broker.server.follow([row.script[0], SOUND])
+    outcome = broker.refresh().outcome
+    assert (outcome.state, outcome.attempts, broker.requests) == (State.RENEWED, 2, 2)
+    assert broker.vend().access_token != OLD_TOKEN
+    assert broker.holds.read("default") == Holds()
+
+
+@named([row for row in HTTP_FAULTS if row.state is State.FAILED and not row.is_hurried])
+def test_failure_heals_as_the_table_says(row: UpstreamFault, broker: Broker) -> None:
+    assert broker.server is not None
+    broker.refresh()
+    asked = broker.requests
+    broker.server.follow([SOUND])
+    if row.hold is not Hold.NONE:
+        told = broker.refresh()
+        assert (told.outcome.state, told.outcome.reason) == (State.WAITING, row.reason)
+        assert told.error is not None
+        assert not leaks(told.text)
+        assert broker.requests == asked
+        assert broker.vend().access_token == OLD_TOKEN
+        length = row.held_seconds if row.hold is Hold.ASKED else 60
+        broker.clock.wind(timedelta(seconds=length))
+    assert broker.refresh().outcome.state is State.RENEWED
+    assert broker.requests == asked + 1
+    assert broker.vend().access_token != OLD_TOKEN
+    assert broker.holds.read("default") == Holds()
+
+
+@named([row for row in HTTP_FAULTS if row.hold is not Hold.NONE])
+def test_force_waits_for_nothing(row: UpstreamFault, broker: Broker) -> None:
+    assert broker.server is not None
+    broker.refresh()
+    broker.server.follow([SOUND])
+    assert broker.refresh({"force": True}).outcome.state is State.RENEWED
+
+
+@named([row for row in HTTP_FAULTS if row.state is State.FAILED and not row.is_hurried])
+def test_callers_without_a_stored_token_are_told_to_come_back(
+    row: UpstreamFault, broker: Broker
+) -> None:
+    broker.store.tokens.clear()
+    told = broker.refresh()
+    assert (told.outcome.state, told.outcome.reason) == (State.FAILED, row.reason)
+    assert told.outcome.expires_at is None
+    assert not leaks(told.text)
+    assert broker.store.tokens == {}
+    vended = broker.vend()
+    assert vended.status == 503
+    assert int(vended.headers["Retry-After"]) > 0
+    assert not leaks(str(vended))
