@@ -1,1 +1,1 @@
-"""What the broker costs in time, memory and requests, measured side by side with floors and peers."""
+"""What the broker costs in time, memory and requests, side by side with floors and peers."""

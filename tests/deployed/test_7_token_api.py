@@ -264,11 +264,4 @@ def test_current_token_that_is_reported_is_replaced_within_seconds(renewed: Depl
         newer = renewed.get(f"/tokens/users?other_than={fingerprint(dead)}", "user for all")
         return newer.status == 200 and newer.access_token != dead
 
-    try:
-        wait_until(is_replaced, seconds=8, what="another token")
-    except TimeoutError:
-        for m in list(renewed.stack.log_messages("token-refresher"))[-40:]:
-            print(m[:1500])
-        for m in list(renewed.stack.log_messages("token-vendor"))[-10:]:
-            print(m[:700])
-        raise
+    wait_until(is_replaced, seconds=20, what="another token")
