@@ -38,6 +38,14 @@ test: .venv/.installed lint ## Lint, types and all tests, with coverage
 test-unit: .venv/.installed ## The tests that need nothing: seconds
 	@$(PYTHON) -m pytest tests/unit tests/template
 
+.PHONY: bench
+bench: .venv/.installed ## Measure it beside floors and peers: one table, under 10 minutes
+	@$(PYTHON) -m benchmarks
+
+.PHONY: bench-quick
+bench-quick: .venv/.installed ## The same with fewer runs, under 90 seconds
+	@$(PYTHON) -m benchmarks --quick
+
 .PHONY: lint
 lint: .venv/.installed ## Format, lint, types, template
 	@ruff format --check --quiet .
@@ -50,12 +58,16 @@ format: .venv/.installed ## Format and mend what ruff can mend
 	@ruff format .
 	@ruff check --fix .
 
+.PHONY: openapi
+openapi: .venv/.installed ## Write the contract, docs/openapi.json, from the code that keeps it
+	@$(PYTHON) -m local.openapi
+
 .PHONY: lock
 lock: .venv/.installed ## Pin the newest versions that fit together into requirements/*.txt
-	@for set in uv dev layer refresher; do \
+	@for set in uv dev layer refresher bench-lambda bench-oauth; do \
 	  $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header \
 	    --no-emit-index-url --python-version $$([ $$set = uv ] && echo 3.9 || echo 3.13) \
-	    $$(case $$set in layer|refresher) echo "-c requirements/dev.txt";; esac) \
+	    $$(case $$set in layer|refresher|bench-*) echo "-c requirements/dev.txt";; esac) \
 	    requirements/$$set.in -o requirements/$$set.txt; \
 	done
 
@@ -87,6 +99,9 @@ help:
 	@$(UV) venv --quiet --allow-existing .venv
 	@$(UV) pip sync --quiet --require-hashes requirements/dev.txt
 	@$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@# boto3-stubs, which sam brings, writes into the same folder as types-boto3: the latter wins.
+	@$(UV) pip install --quiet --no-deps --reinstall-package types-boto3 \
+	  "$$(grep -o '^types-boto3==[0-9.]*' requirements/dev.txt)"
 	@touch $@
 
 # ── What `sam build` calls: one target for each artifact ─────────────────────────────────────────
@@ -99,15 +114,13 @@ help:
 # whose two libraries lie side by side under names that say which is which.
 
 INSTALL := .venv/bin/uv pip install --quiet --no-deps --require-hashes --python-version 3.13 --only-binary :all: --link-mode copy
-SERVICES := lambda secretsmanager ssm sts
 
 .PHONY: build-SharedLayer
 build-SharedLayer: is-installed
 	$(PYTHON) -m token_refresher.check_grants layers/shared/grants.toml
 	$(INSTALL) --target "$(ARTIFACTS_DIR)/python" -r requirements/layer.txt
 	cp -R layers/shared/token_broker layers/shared/grants.toml "$(ARTIFACTS_DIR)/python"
-	find "$(ARTIFACTS_DIR)/python/botocore/data" -mindepth 1 -maxdepth 1 -type d \
-	  $(foreach service,$(SERVICES),! -name $(service)) -exec rm -rf {} +
+	$(PYTHON) -m local.prune_botocore "$(ARTIFACTS_DIR)/python/botocore/data"
 	rm -rf "$(ARTIFACTS_DIR)/python/boto3/data" "$(ARTIFACTS_DIR)/python/boto3/examples"
 	$(call finish,$(ARTIFACTS_DIR)/python,/opt/python)
 

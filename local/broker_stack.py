@@ -131,15 +131,26 @@ class BrokerStack:
         return payload
 
     def log_messages(self, function: str) -> Iterator[str]:
-        """The log of `token-refresher` or `token-vendor`, oldest first."""
-        pages = (
-            self.administrator.client("logs")
-            .get_paginator("filter_log_events")
-            .paginate(logGroupName=f"/enable-token-broker/{STACK_NAME}/{function}")
-        )
-        for page in pages:
-            for event in page["events"]:
-                yield event["message"]
+        """The log of `token-refresher` or `token-vendor`, oldest first.
+
+        The embedded CloudWatch answers with the oldest 10,000 events of a request and names no
+        next page, hence the start times.
+        """
+        pages = self.administrator.client("logs").get_paginator("filter_log_events")
+        group = f"/enable-token-broker/{STACK_NAME}/{function}"
+        start = told = 0  # so many of the events at `start` have been yielded
+        while True:
+            found = [
+                event
+                for page in pages.paginate(logGroupName=group, startTime=start)
+                for event in page["events"]
+            ][told:]
+            if not found:
+                return
+            yield from (event["message"] for event in found)
+            last = found[-1]["timestamp"]
+            told = sum(event["timestamp"] == last for event in found) + told * (last == start)
+            start = last
 
     def log_records(self, function: str) -> list[dict[str, object]]:
         """The structured lines of a function's log, metrics included."""

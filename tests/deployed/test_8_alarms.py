@@ -113,9 +113,9 @@ def _emitted(stack: BrokerStack, service: str) -> Emitted:
 SERVICE = ("service",)
 OF_A_RENEWAL = {
     (name, dimensions)
-    for name in ("SecondsToExpiry", "DueWindowLeft", "Renewed")
+    for name in ("SecondsToExpiry", "DueWindowLeft")
     for dimensions in (SERVICE, ("grant", "service"))
-}
+} | {("Renewed", SERVICE)}
 OF_A_FAILURE = {("RenewalFailed", SERVICE), ("RenewalFailed", ("grant", "reason", "service"))}
 OF_A_VEND = {("Vended", SERVICE), ("Vended", ("grant", "service"))}
 OF_A_REFUSAL = {("VendRefused", SERVICE), ("VendRefused", ("reason", "service"))}

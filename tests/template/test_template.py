@@ -73,7 +73,7 @@ def test_development_folders_are_the_templates_code_uris():
     resources = template()["Resources"]
     uris = [resources[f]["Properties"]["CodeUri"] for f in FUNCTIONS]
     uris.append(resources["SharedLayer"]["Properties"]["ContentUri"])
-    assert sorted([*uris, "clients/python", "."]) == sorted(folders)
+    assert sorted([*uris, "clients/python", "cli", "."]) == sorted(folders)
     assert all((ROOT / uri).is_dir() for uri in uris)
 
 

@@ -469,7 +469,7 @@ def output_of(logger: Logger, capsys: pytest.CaptureFixture[str]) -> "Iterator[O
 
 def everyone_at_once(parties: int) -> Callable[[], object]:
     """Fails unless `parties` threads call it at the same time."""
-    return threading.Barrier(parties, timeout=2).wait
+    return threading.Barrier(parties, timeout=10).wait
 
 
 # What mypy checks here: each fake is what its consumer's Protocol asks for.

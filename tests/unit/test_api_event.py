@@ -2,14 +2,18 @@
 
 import base64
 import json
+import re
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.fakes import SECRET, TOKEN, all_said, leaks
-from token_broker.errors import InvalidRequest, UnknownGrant
+from token_broker.errors import CallerNotAllowed, InvalidRequest, UnknownGrant
 from token_vendor import api_event
 from token_vendor.api_event import MAX_BODY_CHARS, UnsupportedGrantType
 
@@ -166,3 +170,131 @@ def test_no_event_breaks_the_reading(body: object, parameters: object) -> None:
             read(event)
         except InvalidRequest:
             continue
+
+
+# ── Properties: nothing but declared errors, whatever the event ──────────────────────────────────
+
+MANY = settings(max_examples=1_250, deadline=None)
+SOME = settings(max_examples=300, deadline=None)
+digits = st.text("0123456789", min_size=1, max_size=30)
+near_numbers = st.one_of(
+    digits,
+    st.integers().map(str),
+    st.floats().map(str),
+    st.text(st.characters(categories=["Nd", "Nl", "No", "Zs", "Cc"]), max_size=6),
+    st.builds("".join, st.tuples(st.sampled_from(["", "+", "-", " ", "_", "0x"]), digits)),
+    st.builds(
+        "".join, st.tuples(digits, st.sampled_from(["", "\n", "\x00", " ", "_", ".0", "e3"]))
+    ),
+)
+near_fingerprints = st.one_of(
+    st.text("0123456789abcdef", min_size=12, max_size=12),
+    st.text("0123456789abcdefABCDEF\n ", min_size=11, max_size=14),
+)
+texts = st.text() | near_numbers | near_fingerprints
+anything: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@MANY
+@given(st.lists(texts, max_size=3) | anything, st.lists(texts, max_size=3) | anything, anything)
+def test_query_is_read_or_refused(ttl: Any, other: Any, more: Any) -> None:
+    queries: Any = {"min_ttl": ttl, "other_than": other, "more": more}
+    for event in (query(**queries), {"multiValueQueryStringParameters": more}, more):
+        try:
+            read = api_event.min_ttl(event)
+        except InvalidRequest as error:
+            assert str(error).startswith("min_ttl is ")  # noqa: PT017 - either is right
+        else:
+            assert timedelta() <= read < timedelta.max
+        try:
+            wanted = api_event.other_than(event)
+        except InvalidRequest as error:
+            assert str(error).startswith("other_than is ")  # noqa: PT017
+        else:
+            assert wanted == "" or re.fullmatch("[0-9a-f]{12}", wanted)
+
+
+@MANY
+@given(near_numbers)
+def test_min_ttl_is_read_exactly_when_it_is_digits(text: str) -> None:
+    is_number = text != "" and set(text) <= set("0123456789")
+    try:
+        read = api_event.min_ttl(query(min_ttl=[text]))
+    except InvalidRequest:
+        assert not is_number
+        return
+    assert is_number
+    assert read == timedelta(seconds=min(int(text), 999_999_999))
+
+
+pairs = st.lists(
+    st.tuples(st.sampled_from(["grant_type", "scope", "client_secret"]) | texts, texts), max_size=5
+)
+near_forms = st.one_of(
+    pairs.map(urlencode),
+    pairs.map(lambda made: "&".join(f"{name}={value}" for name, value in made)),
+    st.text("%+&=;0123456789abcdefgrant_typescope", max_size=60),
+    st.builds("".join, st.tuples(st.just(SOUND), st.sampled_from("&;%=+"), st.text(max_size=8))),
+)
+near_types = st.sampled_from([FORM, FORM.upper(), f"{FORM}; charset=x", f" {FORM}", ""]) | anything
+
+
+@MANY
+@given(near_forms | anything, near_types, st.booleans() | anything, st.booleans())
+def test_form_is_read_or_refused(
+    body: Any,
+    content_type: Any,
+    encoded: Any,
+    is_base64: bool,  # noqa: FBT001
+) -> None:
+    if is_base64 and isinstance(body, str):
+        body, encoded = base64_text(body.encode(errors="surrogatepass")), True
+    try:
+        scope = api_event.requested_scope(form(body, content_type, encoded=encoded))
+    except InvalidRequest:
+        return
+    assert scope
+    assert all(isinstance(name, str) and " " not in name for name in scope)
+
+
+@MANY
+@given(st.lists(st.text("abc:_", min_size=1), min_size=1, max_size=4), pairs)
+def test_form_is_read_whatever_else_it_holds(scope: list[str], more: list[tuple[str, str]]) -> None:
+    rest = [(name, value) for name, value in more if name not in {"grant_type", "scope"}]
+    sound = [("grant_type", "client_credentials"), ("scope", " ".join(scope))]
+    assert api_event.requested_scope(form(urlencode([*rest, *sound]))) == set(scope)
+
+
+@SOME
+@given(anything, anything, st.sampled_from(["", "/rejection"]), st.text())
+def test_grant_is_the_end_of_the_path_or_unknown(
+    event: Any, path: Any, suffix: str, name: str
+) -> None:
+    for given_event in (event, {"pathParameters": {"grant": name}, "path": path}):
+        try:
+            read = api_event.grant(given_event, suffix=suffix)
+        except UnknownGrant:
+            continue
+        assert given_event["path"].endswith(f"/tokens/{read}{suffix}")
+
+
+@SOME
+@given(anything, anything, anything)
+def test_no_event_raises_anything_but_declared_errors(event: Any, body: Any, headers: Any) -> None:
+    shaped = {"body": body, "headers": headers, "isBase64Encoded": True, "requestContext": headers}
+    for read in (
+        api_event.route,
+        api_event.caller_arn,
+        api_event.grant,
+        api_event.min_ttl,
+        api_event.other_than,
+        api_event.rejected_fingerprint,
+        api_event.requested_scope,
+    ):
+        for given_event in (event, shaped):
+            with suppress(InvalidRequest, UnknownGrant, CallerNotAllowed):
+                read(given_event)

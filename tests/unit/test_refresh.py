@@ -237,7 +237,7 @@ def test_connection_that_hangs_delays_no_other(two: Broker, place: str) -> None:
 
     def hang(at: object) -> None:
         if at != "default":
-            assert others_are_stored.wait(timeout=2)
+            assert others_are_stored.wait(timeout=10)
 
     if place == "secret":
         two.secrets.on_read = hang

@@ -102,7 +102,7 @@ def test_schedule_renews_what_is_due_and_says_so_without_a_token(
     assert function.broker.store.tokens["deals"].access_token == TOKEN
     assert metrics(output) == [
         {"grant": "deals", "SecondsToExpiry": [3600.0], "DueWindowLeft": [100.0]},
-        {"grant": "deals", "Renewed": [1.0]},
+        {"Renewed": [1.0]},
         {"grant": "users", "SecondsToExpiry": [3600.0], "DueWindowLeft": [100.0]},
     ]
 

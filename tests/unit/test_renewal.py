@@ -240,7 +240,7 @@ def test_grant_that_hangs_delays_none_that_runs_beside_it(empty: Broker) -> None
 
     def hang(request: Any) -> None:
         if request.scope == ("read:activity",):
-            assert others_are_stored.wait(timeout=2)
+            assert others_are_stored.wait(timeout=10)
 
     empty.endpoint.on_request = hang
     empty.store.on_write = lambda grant: others_are_stored.set() if grant == "users" else None

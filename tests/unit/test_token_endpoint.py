@@ -1,8 +1,9 @@
 """The token endpoint: the exact request, patient retries, and an answer that is not trusted."""
 
 import io
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -36,6 +37,8 @@ from token_broker.errors import (
     TokenRequestRejected,
 )
 from token_broker.models import TokenResponse
+from token_refresher import token_endpoint
+from token_refresher.deadline import deadline
 from token_refresher.token_endpoint import MAX_BODY_BYTES, OAUTH_ERRORS, Issued, TokenEndpoint
 from token_refresher.token_endpoint import parse_retry_after as retry_after
 
@@ -231,25 +234,28 @@ def test_attempts_are_the_requests_that_were_made() -> None:
     assert failure(asked).attempts == len(asked.pool.requests)
 
 
-def drip(then: Callable[[], urllib3.HTTPResponse]) -> Callable[[], urllib3.HTTPResponse]:
-    """Takes longer than the 20 ms that the call is given."""
-
-    def take_long() -> urllib3.HTTPResponse:
-        time.sleep(0.04)
-        return then()
-
-    return take_long
-
-
 def break_off() -> urllib3.HTTPResponse:
     raise urllib3_errors.ProtocolError("Connection aborted.")
 
 
 @pytest.mark.parametrize("ending", [break_off, lambda: answer(200, SOUND)])
 def test_answer_that_drips_beyond_its_deadline_is_a_timeout(
-    ending: Callable[[], urllib3.HTTPResponse],
+    ending: Callable[[], urllib3.HTTPResponse], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = failure(call(drip(ending), time=0.02))
+    deadlines: list[threading.Event] = []
+
+    @contextmanager
+    def remembered(limit: timedelta) -> Iterator[threading.Event]:
+        with deadline(limit) as passed:
+            deadlines.append(passed)
+            yield passed
+
+    def drip() -> urllib3.HTTPResponse:
+        assert deadlines[-1].wait(timeout=10)
+        return ending()
+
+    monkeypatch.setattr(token_endpoint, "deadline", remembered)
+    error = failure(call(drip, time=0.02))
     assert isinstance(error, TokenEndpointUnavailable)
     assert (error.reason, error.attempts) == ("timeout", 1)
 

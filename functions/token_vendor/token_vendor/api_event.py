@@ -19,7 +19,7 @@ _FORM: Final = "application/x-www-form-urlencoded"
 def at(value: object, *path: str) -> object:
     """What lies at a path of nested JSON objects; None where the path ends early."""
     for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
+        value = value.get(key) if isinstance(value, dict) else None
     return value
 
 

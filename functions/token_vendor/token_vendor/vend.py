@@ -266,7 +266,7 @@ class Vendor:
         is_enough = known is not None and known.is_enough(now, min_ttl, other_than)
         if known and now - known.read_at < min(self.cache_window, known.window(is_enough)):
             if known.block:
-                raise known.block
+                raise known.block.with_traceback(None)  # one instance, raised often
             return known.token
         try:
             token = self.store.read(grant)

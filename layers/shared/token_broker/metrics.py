@@ -2,15 +2,16 @@
 
 Every metric is emitted by service, and where more is known also by that, so that an alarm
 may look at the whole and a person at the part. docs/runbook.md says what each is for.
+
+Written here and not by Powertools' Metrics, whose provider takes a third of a warm request:
+the line is plain JSON (CloudWatch User Guide, "Specification: Embedded metric format").
 """
 
+import json
 import os
+import time
 from collections.abc import Mapping
 from typing import Final
-
-from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import (
-    AmazonCloudWatchEMFProvider,
-)
 
 NAMESPACE: Final = "EnableTokenBroker"
 """The template adds the stack's name, so that two stacks of an account do not mix."""
@@ -44,17 +45,20 @@ def emit(service: str, values: Mapping[str, float], **details: str) -> None:
         details: further dimensions; with any, each metric is emitted by service and by
             service and details.
     """
-    metrics = AmazonCloudWatchEMFProvider(
-        metric_set={},
-        dimension_set={},
-        metadata_set={},
-        namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE", NAMESPACE),
-        service=service,
-        default_dimensions={},
-    )
-    metrics.add_dimension("service", service)
-    if details:
-        metrics.add_dimensions(service=service, **details)
-    for name, value in values.items():
-        metrics.add_metric(name, METRICS[name], value, 1 if name in HIGH_RESOLUTION else 60)
-    metrics.flush_metrics()
+    directive = {
+        "Namespace": os.environ.get("POWERTOOLS_METRICS_NAMESPACE", NAMESPACE),
+        "Dimensions": [["service"], ["service", *details]] if details else [["service"]],
+        "Metrics": [_definition(name) for name in values],
+    }
+    record = {
+        "_aws": {"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": [directive]},
+        "service": service,
+        **details,
+        **{name: [float(value)] for name, value in values.items()},
+    }
+    print(json.dumps(record))
+
+
+def _definition(name: str) -> Mapping[str, str | int]:
+    resolution = {"StorageResolution": 1} if name in HIGH_RESOLUTION else {}
+    return {"Name": name, "Unit": METRICS[name], **resolution}

@@ -1,0 +1,124 @@
+"""Cold starts: fresh processes in turn, until the first token is served or stored."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from benchmarks.lab import Lab
+from benchmarks.results import Row, ratio
+
+_UNMEASURED: Final = 1
+"""Rounds that only bring the files into the page cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One cold start.
+
+    Attributes:
+        seconds: from the interpreter's first line to the answer.
+        cpu_seconds: the processor time of it.
+    """
+
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """The cold starts of one candidate, in the order in which they took turns."""
+
+    starts: Sequence[Start]
+
+    def compared_with(self, other: "Starts") -> float:
+        """The ratio of the medians."""
+        return ratio([s.seconds for s in self.starts], [s.seconds for s in other.starts])
+
+    def versus(self, other: "Starts") -> str:
+        """Both medians, in milliseconds, and the ratio in processor time."""
+        mine = median(s.seconds for s in self.starts)
+        its = median(s.seconds for s in other.starts)
+        cpu = ratio([s.cpu_seconds for s in self.starts], [s.cpu_seconds for s in other.starts])
+        return f"{mine * 1000:.0f} ms : {its * 1000:.0f} ms; processor time {cpu:.2f}"
+
+
+type Candidate = Callable[[], Mapping[str, object]]
+
+
+def take_turns(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, Starts]:
+    """So many cold starts of each candidate, one after the other, and again."""
+    found: dict[str, list[Start]] = {name: [] for name in candidates}
+    for number in range(_UNMEASURED + rounds):
+        for name, run in candidates.items():
+            answer = run()
+            if number >= _UNMEASURED:
+                seconds, cpu = answer["seconds"], answer["cpu_seconds"]
+                found[name].append(Start(float(str(seconds)), float(str(cpu))))
+    return {name: Starts(starts) for name, starts in found.items()}
+
+
+def measure_vend(lab: Lab, rounds: int) -> list[Row]:
+    """Until the first token has been served."""
+
+    def vend(module: str, folders: tuple[Path, ...]) -> Candidate:
+        return lambda: lab.child("cold_start.py", module, lab.event_file, *folders)
+
+    found = take_turns(
+        {
+            "floor": lambda: lab.child("floor_vend.py", *lab.floor),
+            "ours": vend("token_vendor.app", lab.vendor),
+            "peer built": vend("powertools_handler", lab.peer_built),
+            "peer plain": vend("powertools_handler", lab.peer_plain),
+        },
+        rounds,
+    )
+    limits = {
+        "floor": (1.0, "only boto3, the ssm client and the parameter"),
+        "peer plain": (0.3, "the usual Powertools handler, plain sam build"),
+        "peer built": (0.6, "the usual Powertools handler, our build"),
+    }
+    rows = [
+        Row.at_most(
+            f"against {who}",
+            found["ours"].compared_with(found[name]),
+            limit,
+            "×",
+            found["ours"].versus(found[name]),
+        )
+        for name, (limit, who) in limits.items()
+    ]
+    usual = found["peer plain"].compared_with(found["peer built"])
+    rows.append(
+        Row(
+            "what plain sam build costs the usual handler",
+            figure=f"{usual:.2f} ×",
+            detail=found["peer plain"].versus(found["peer built"]),
+        )
+    )
+    return rows
+
+
+def measure_refresh(lab: Lab, rounds: int) -> list[Row]:
+    """Until the first renewal has been stored."""
+    event = lab.folder / "force.json"
+    event.write_text('{"force": true, "grants": ["deals"]}', encoding="utf-8")
+    found = take_turns(
+        {
+            "floor": lambda: lab.child("floor_refresh.py", *lab.floor),
+            "ours": lambda: lab.child(
+                "cold_start.py", "token_refresher.app", event, *lab.refresher
+            ),
+        },
+        rounds,
+    )
+    return [
+        Row.at_most(
+            "against only boto3 (ssm, secretsmanager) and urllib3, the same calls",
+            found["ours"].compared_with(found["floor"]),
+            1.2,
+            "×",
+            found["ours"].versus(found["floor"]),
+        )
+    ]

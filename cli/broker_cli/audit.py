@@ -1,0 +1,87 @@
+"""`broker audit`: who got what, and what was renewed, from the functions' logs."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+import typer
+from rich.table import Table
+
+from broker_cli import logs
+from broker_cli.aws import Stack
+from broker_cli.console import clock, say, say_json, working
+from broker_cli.logs import LogLine
+from broker_cli.options import Json, Span, StackName
+from token_broker.models import rfc3339
+
+_VENDOR: Final = '{ $.caller = "*" }'
+_REFRESHER: Final = '{ $.state = "*" && $.state != "not_due" }'
+
+
+def audit(
+    stack: StackName,
+    grant: Annotated[str | None, typer.Option(help="Of this grant only.")] = None,
+    caller: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Of callers whose ARN has this in it.")
+    ] = None,
+    since: Annotated[Span, typer.Option(help="How far back: 90s, 15m, 1h, 7d.")] = "1h",  # type: ignore[assignment]
+    json: Json = False,
+) -> None:
+    """Show who got which token or was refused, and what was renewed or failed, oldest first.
+
+    Tokens are named by their fingerprint, the first 12 hex digits of their SHA-256. The logs are
+    kept for 30 days. With --caller, renewals are left out.
+    """
+    with working("reading the logs"):
+        lines = _read(Stack.open(stack), since, caller)
+        if grant:
+            lines = [line for line in lines if line.text("grant") == grant]
+    if json:
+        say_json({"events": [event_json(line) for line in lines]})
+        return
+    if not lines:
+        say("nothing in that time", stderr=True)
+        return
+    say(_table(lines, datetime.now(UTC)))
+
+
+def _read(stack: Stack, since: timedelta, caller: str | None) -> list[LogLine]:
+    start = datetime.now(UTC) - since
+    vended = logs.read(stack, "token-vendor", _VENDOR, since=start)
+    if caller is not None:
+        return [line for line in vended if caller in line.text("caller")]
+    found = [line for line in vended if line.text("caller")]
+    renewed = logs.read(stack, "token-refresher", _REFRESHER, since=start)
+    found += [line for line in renewed if line.text("state") not in {"", "not_due"}]
+    return sorted(found, key=lambda line: line.at)
+
+
+def event_json(line: LogLine) -> dict[str, object]:
+    """A log line as `broker audit --json` prints it."""
+    expires_at = line.moment("expires_at")
+    names = ("grant", "caller", "fingerprint", "reason", "cause")
+    return {
+        "at": rfc3339(line.at),
+        "event": line.text("message"),
+        "expires_at": rfc3339(expires_at) if expires_at else None,
+        **{name: line.text(name) for name in names},
+    }
+
+
+def _table(lines: list[LogLine], now: datetime) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("at", "event", "grant"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("caller", "token or reason"):
+        table.add_column(heading, overflow="fold")
+    for line in lines:
+        what = line.text("reason") or line.text("fingerprint")
+        is_good = line.text("level") == "INFO"
+        table.add_row(
+            clock(line.at, now),
+            line.text("message"),
+            line.text("grant"),
+            line.text("caller"),
+            what,
+            style=None if is_good else "yellow",
+        )
+    return table

@@ -1,0 +1,113 @@
+"""`broker block` and `broker unblock`: the kill switch of a grant.
+
+A block stands in the token's place: the vendor refuses when it next reads the parameter, which is
+within its cache window, and the refresher leaves the grant alone.
+"""
+
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+import typer
+
+from broker_cli.aws import CONFIG, Stack
+from broker_cli.console import say, working
+from broker_cli.failures import ExitCode, Failure
+from broker_cli.options import GrantName, Grants, StackName, read_grants
+from broker_cli.principals import grant_of
+from broker_cli.refresh import show
+from broker_cli.status import BLOCKED, kept
+from token_broker.errors import CorruptStoredToken, GrantBlocked
+from token_broker.models import block_record
+from token_broker.token_store import ParameterTokenStore
+from token_refresher.holds import CLAIM_LASTS, ParameterHoldStore
+
+_MAX_REASON: Final = 200
+"""Characters: it is kept in the parameter's description as well, beside AWS's 1,024."""
+
+
+def block(
+    grant: GrantName,
+    stack: StackName,
+    grants_file: Grants,
+    reason: Annotated[
+        str, typer.Option(help="Why: shown by status and in the log; no secret, please.")
+    ],
+) -> None:
+    """Stop a grant: nothing is vended or renewed until it is unblocked.
+
+    Callers get 503 within the vend function's cache window. Tokens that callers already have are
+    Enable's to revoke: they live until they expire.
+    """
+    reason = reason.strip()
+    if not reason or len(reason) > _MAX_REASON or not reason.isprintable():
+        raise Failure(
+            "the reason is empty, too long or not one line of plain text",
+            f"give up to {_MAX_REASON} characters",
+            ExitCode.USAGE,
+        )
+    connection = grant_of(read_grants(grants_file), grant).connection
+    with working("blocking"):
+        opened = Stack.open(stack)
+        _write(opened, grant, reason)
+        _outlast_running_renewal(opened, grant, connection, reason)
+        opened.start_refresh({"grants": [grant]})  # it leaves the grant alone, and says so
+    window = opened.parameters.get("TokenCacheSeconds", "60")
+    say(f"{grant} is blocked; the last caller is served within {window} seconds from now")
+    say(f"`broker unblock {grant}` ends it", stderr=True)
+
+
+def _write(stack: Stack, grant: str, reason: str) -> int:
+    """Put the block in the token's place; the parameter's new version."""
+    return stack.session.client("ssm", config=CONFIG).put_parameter(
+        Name=f"{stack.prefix}/{grant}",
+        Description=f"{BLOCKED}{reason}",
+        Value=block_record(reason, now=datetime.now(UTC)),
+        Type="SecureString",
+        KeyId=stack.resource("BrokerKey"),
+        Tier="Intelligent-Tiering",
+        Overwrite=True,
+    )["Version"]
+
+
+def _outlast_running_renewal(stack: Stack, grant: str, connection: str, reason: str) -> None:
+    """Block again what a run, which had looked before the block, has overwritten with a token."""
+    holds = ParameterHoldStore(stack.session.client("ssm", config=CONFIG), prefix=stack.prefix)
+    ends = time.monotonic() + 2 * CLAIM_LASTS.total_seconds()
+    time.sleep(1)  # a run that has looked claims the connection at once
+    while time.monotonic() < ends:
+        is_claimed = holds.read(connection).is_claimed(datetime.now(UTC))
+        parameter = kept(stack).get(grant)
+        if parameter is None or parameter.block is None:
+            _write(stack, grant, reason)
+        elif not is_claimed:
+            return
+        time.sleep(1)
+    raise Failure(
+        f"{grant} is blocked, but a run of the refresher may still undo it",
+        f"see whether `broker status` says so, else block {grant} again",
+    )
+
+
+def unblock(grant: GrantName, stack: StackName, grants_file: Grants) -> None:
+    """Let a blocked grant go on: the block is deleted and a new token asked for."""
+    grant_of(read_grants(grants_file), grant)
+    with working("unblocking"):
+        opened = Stack.open(stack)
+        client = opened.session.client("ssm", config=CONFIG)
+        try:
+            ParameterTokenStore(client, prefix=opened.prefix).read(grant)
+            is_blocked = False
+        except GrantBlocked:
+            is_blocked = True
+        except CorruptStoredToken:
+            is_blocked = False
+        if not is_blocked:
+            say(f"{grant} is not blocked: nothing to do")
+            return
+        client.delete_parameter(Name=f"{opened.prefix}/{grant}")
+        run = opened.refresh({"grants": [grant]})
+    say(f"{grant} is no longer blocked")
+    show(run)
+    if run.error:
+        raise typer.Exit(ExitCode.WRONG)

@@ -1,0 +1,232 @@
+"""`broker doctor`: walks from the stack to the caller, and names the first thing that is wrong."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Final, Literal
+
+import typer
+import urllib3
+from botocore.exceptions import ClientError
+
+from broker_cli import trial
+from broker_cli.aws import CONFIG, Stack
+from broker_cli.console import say, say_json, span, working
+from broker_cli.failures import ExitCode, Failure, failure_of
+from broker_cli.options import Grants, Json, StackName, read_grants
+from broker_cli.render import GrantRow
+from broker_cli.status import look
+from token_broker.errors import ConfigurationError
+from token_broker.grants import GrantsFile
+from token_refresher.credentials import SecretVersion
+
+MAX_SKEW: Final = timedelta(seconds=60)
+"""Signatures of AWS allow five minutes; tokens of a few minutes do not."""
+
+_RUNBOOK: Final = "docs/runbook.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at, and what to do if it is wrong."""
+
+    check: str
+    verdict: Literal["good", "wrong", "unknown"]
+    found: str
+    mend: str = ""
+
+
+def doctor(stack: StackName, grants_file: Grants, json: Json = False) -> None:
+    """Walk the whole path, and say the first thing that is wrong and how to mend it.
+
+    Stack, clocks, each connection's secret and endpoint (one token is asked for and dropped),
+    the refresher's runs, each grant, the token API, alarms and the failures queue. Exits with 1
+    if anything is wrong.
+    """
+    with working("looking"):
+        opened, file = Stack.open(stack), read_grants(grants_file)
+    checks: list[Check] = []
+    with working("walking the path"):
+        for check in _walk(opened, file):
+            checks.append(check)
+            if not json:
+                _show(check)
+    first = next((check for check in checks if check.verdict == "wrong"), None)
+    if json:
+        told = [asdict(check) for check in checks]
+        name = first.check if first else ""
+        say_json({"stack": stack, "is_well": first is None, "first": name, "checks": told})
+    elif first:
+        say(f"\nwrong: {first.check}: {first.found}\nnext:  {first.mend}")
+    else:
+        say("\nall is well")
+    if first:
+        raise typer.Exit(ExitCode.WRONG)
+
+
+def _show(check: Check) -> None:
+    mark, style = {"good": ("✓", "green"), "wrong": ("✗", "red"), "unknown": ("?", "yellow")}[
+        check.verdict
+    ]
+    say(f"{mark} {check.check}: {check.found}", style=style)
+
+
+def _walk(stack: Stack, file: GrantsFile) -> Iterator[Check]:
+    """All checks, from the ground up: what an earlier one finds explains the later ones."""
+    yield stack_check(stack.name, stack.status)
+    yield clock_check("this machine's clock", stack.asked_at, stack.aws_time)
+    for connection in dict.fromkeys(grant.connection for grant in file.grants.values()):
+        yield from _connection(stack, file, connection)
+    rows: list[GrantRow] = []
+
+    def look_at_runs() -> Check:
+        rows.extend(look(stack))
+        return runs_check(rows, stack.interval, datetime.now(UTC))
+
+    yield _guarded("refresher", look_at_runs)
+    yield from (grant_check(row, datetime.now(UTC)) for row in rows)
+    yield _guarded("token API", lambda: _api(stack))
+    yield _guarded("alarms", lambda: _alarms(stack))
+    yield _guarded("failures queue", lambda: _queue(stack))
+
+
+def _guarded(name: str, look_at: Callable[[], Check]) -> Check:
+    """A check, or that it could not be made: that is no fault of the broker."""
+    try:
+        return look_at()
+    except Exception as error:
+        failure = failure_of(error)
+        return Check(name, "unknown", str(failure), failure.next_step)
+
+
+def stack_check(name: str, status: str) -> Check:
+    """CloudFormation's word: anything complete runs, even after a rollback."""
+    if status.endswith("_COMPLETE") and not status.startswith("DELETE"):
+        return Check("stack", "good", f"{name} is {status}")
+    return Check("stack", "wrong", f"{name} is {status}", "look at its events, then deploy again")
+
+
+def clock_check(name: str, here: datetime, there: datetime) -> Check:
+    """Two clocks side by side; the header that tells the other's has whole seconds."""
+    skew = abs(here - there)
+    if skew <= MAX_SKEW:
+        return Check(name, "good", f"{span(skew)} apart from AWS's")
+    return Check(name, "wrong", f"{span(skew)} apart from AWS's", "set it by NTP")
+
+
+def _connection(stack: Stack, file: GrantsFile, connection: str) -> Iterator[Check]:
+    secret = _secret(stack, connection)
+    if isinstance(secret, Check):
+        yield secret
+    else:
+        yield Check(f"secret of {connection}", "good", "filled in, and of the right shape")
+    url = trial.token_url(stack, file, connection)
+    yield _endpoint(stack, connection, url)
+    if isinstance(secret, SecretVersion):
+        grants = {n: grant for n, grant in file.grants.items() if grant.connection == connection}
+        tried = trial.try_out(secret.credentials, url, grants)
+        yield credentials_check(connection, tried)
+
+
+def _secret(stack: Stack, connection: str) -> SecretVersion | Check:
+    """The current secret, or why there is none to use."""
+    name, mend = f"secret of {connection}", f"broker secret set --connection {connection}"
+    try:
+        secret = stack.secrets.read(connection)
+    except ConfigurationError as error:
+        return Check(name, "wrong", str(error), mend)
+    except ClientError as error:
+        return Check(name, "unknown", str(failure_of(error)), "have somebody look who may read it")
+    return secret or Check(name, "wrong", "it has no current version", mend)
+
+
+def _endpoint(stack: Stack, connection: str, url: str) -> Check:
+    """Whether it answers a request without credentials, and what time it thinks it is."""
+    name = f"endpoint of {connection}"
+    try:
+        answer = urllib3.request("GET", url, timeout=5.0, retries=False, redirect=False)
+    except urllib3.exceptions.HTTPError as error:
+        kind = type(error).__name__
+        mend = f"check the network from here, and TokenUrl ({url})"
+        return Check(name, "wrong", f"it cannot be reached from this machine ({kind})", mend)
+    if answer.status >= 500 or 300 <= answer.status < 400:
+        mend = f"ask Enable, and check TokenUrl ({url})"
+        return Check(name, "wrong", f"it answered HTTP {answer.status}", mend)
+    if date := answer.headers.get("Date"):
+        aws_now = datetime.now(UTC) + (stack.aws_time - stack.asked_at)
+        clock = clock_check(name, parsedate_to_datetime(date), aws_now)
+        if clock.verdict == "wrong":
+            return Check(name, "wrong", f"its clock is {clock.found}", "tell Enable")
+    return Check(name, "good", "it can be reached, and its clock agrees with AWS's")
+
+
+def credentials_check(connection: str, tried: trial.Trial) -> Check:
+    """What Enable made of the current secret."""
+    name = f"credentials of {connection}"
+    if not tried.grant:
+        mend = f"broker secret set --connection {connection} (or ask Enable, if it is down)"
+        return Check(name, "wrong", tried.answer, mend)
+    return Check(name, "good", f"Enable gave a token for {tried.grant}")
+
+
+def runs_check(rows: list[GrantRow], interval: timedelta, now: datetime) -> Check:
+    """Whether the refresher looks at the grants as often as it should."""
+    seen = [row.seen_at for row in rows if row.seen_at]
+    if not seen:
+        mend = f"broker refresh; if that works, see {_RUNBOOK}#renewals-stopped"
+        return Check("refresher", "wrong", "it has not run for a day", mend)
+    age = now - max(seen)
+    if age > 3 * interval + timedelta(seconds=30):  # the log takes some seconds to be readable
+        mend = f"{_RUNBOOK}#renewals-stopped"
+        return Check("refresher", "wrong", f"it last ran {span(age)} ago", mend)
+    return Check("refresher", "good", f"it last ran {span(age)} ago")
+
+
+def grant_check(row: GrantRow, now: datetime) -> Check:
+    """One grant: served, and without a trouble that will end that."""
+    name, why = f"grant {row.grant}", ": ".join(filter(None, [row.reason, row.cause]))
+    if row.reason == "blocked":
+        return Check(name, "wrong", f"blocked: {row.cause}", f"broker unblock {row.grant}")
+    left = f"{row.state.value}, {span(row.time_left(now))} left"
+    mend = f"broker refresh {row.grant} --force, then {_RUNBOOK}#renewals-failing"
+    if not row.is_served:
+        return Check(name, "wrong", f"no live token ({why or 'none was asked for yet'})", mend)
+    if row.reason:
+        return Check(name, "wrong", f"{left}, but {why}", mend)
+    return Check(name, "good", left)
+
+
+def _api(stack: Stack) -> Check:
+    """Whether it is there, and refuses who signs nothing."""
+    try:
+        status = stack.get("/grants", None).status
+    except Failure as error:
+        return Check("token API", "unknown", str(error), error.next_step)
+    if status == 403:
+        return Check("token API", "good", "it answers, and refuses an unsigned call")
+    return Check("token API", "wrong", f"an unsigned call got {status}, not 403", "deploy again")
+
+
+def _alarms(stack: Stack) -> Check:
+    pages = stack.session.client("cloudwatch", config=CONFIG).get_paginator("describe_alarms")
+    found = [
+        alarm["AlarmName"].removeprefix(f"{stack.name}-")
+        for page in pages.paginate(AlarmNamePrefix=f"{stack.name}-", StateValue="ALARM")
+        for alarm in page["MetricAlarms"]
+    ]
+    if not found:
+        return Check("alarms", "good", "none is on")
+    return Check("alarms", "wrong", f"on: {', '.join(found)}", f"{_RUNBOOK}#{found[0]}")
+
+
+def _queue(stack: Stack) -> Check:
+    answer = stack.session.client("sqs", config=CONFIG).get_queue_attributes(
+        QueueUrl=stack.resource("RefreshFailuresQueue"),
+        AttributeNames=["ApproximateNumberOfMessages"],
+    )
+    waiting = int(answer["Attributes"]["ApproximateNumberOfMessages"])
+    if not waiting:
+        return Check("failures queue", "good", "empty")
+    found = f"{waiting} runs failed for good, some maybe long ago"
+    return Check("failures queue", "wrong", found, f"{_RUNBOOK}#failed-runs")

@@ -1,0 +1,64 @@
+"""The functions' structured log lines."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from broker_cli.aws import CONFIG, Stack
+from broker_cli.console import printable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """One JSON line of a function's log.
+
+    Attributes:
+        at: when it was written, aware UTC.
+        record: its fields, none of which is a token.
+    """
+
+    at: datetime
+    record: Mapping[str, object]
+
+    def text(self, name: str) -> str:
+        """A field as printable text; empty if it is absent."""
+        return printable(self.record.get(name) or "")
+
+    def moment(self, name: str) -> datetime | None:
+        """An RFC 3339 field; None if it is absent or malformed."""
+        try:
+            return datetime.fromisoformat(str(self.record.get(name)))
+        except ValueError:
+            return None
+
+
+def read(stack: Stack, function: str, pattern: str, *, since: datetime) -> Iterator[LogLine]:
+    """The structured lines of `token-refresher` or `token-vendor`, oldest first.
+
+    Args:
+        stack: whose log.
+        function: `token-refresher` or `token-vendor`.
+        pattern: CloudWatch's filter, which spares the transfer; the reader checks again.
+        since: aware.
+    """
+    pages = stack.session.client("logs", config=CONFIG).get_paginator("filter_log_events")
+    for page in pages.paginate(
+        logGroupName=stack.log_group(function),
+        startTime=int(since.timestamp() * 1000),
+        filterPattern=pattern,
+    ):
+        for event in page["events"]:
+            if line := parse(event["message"], event["timestamp"]):
+                yield line
+
+
+def parse(message: str, timestamp_ms: int) -> LogLine | None:
+    """A log event as a structured line; None if it is none, or a line of metrics."""
+    try:
+        record = json.loads(message)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or "_aws" in record:
+        return None
+    return LogLine(at=datetime.fromtimestamp(timestamp_ms / 1000, UTC), record=record)

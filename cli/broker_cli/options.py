@@ -1,0 +1,92 @@
+"""Options and arguments that several commands share."""
+
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker_cli.console import parse_span
+from broker_cli.failures import ExitCode, Failure
+from token_broker.grants import GRANTS_FILE, GrantsFile, load_grants_file
+
+_SAMCONFIG = Path(__file__).resolve().parents[2] / "samconfig.toml"
+
+
+def default_stack() -> str:
+    """What `sam deploy` would deploy from this checkout."""
+    try:
+        config = tomllib.loads(_SAMCONFIG.read_text(encoding="utf-8"))
+        return str(config["default"]["global"]["parameters"]["stack_name"])
+    except (OSError, ValueError, KeyError):
+        return "enable-token-broker-dev"
+
+
+def read_grants(file: Path) -> GrantsFile:
+    """The grants of a file.
+
+    Raises:
+        Failure: it cannot be read or is faulty.
+    """
+    try:
+        return load_grants_file(file)
+    except (OSError, ValueError, TypeError, KeyError):
+        raise Failure(
+            f"{file} is not a sound grants file",
+            f"`broker grants check {file}` says what is wrong with it",
+            ExitCode.USAGE,
+        ) from None
+
+
+def _grant_names(incomplete: str) -> list[str]:
+    """For shell completion."""
+    try:
+        return [name for name in load_grants_file().grants if name.startswith(incomplete)]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def _parse_span(text: str) -> timedelta:
+    try:
+        return parse_span(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def examples(*lines: str) -> str:
+    """The epilog of a command's help."""
+    return "Examples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+type StackName = Annotated[
+    str,
+    typer.Option(
+        "--stack",
+        envvar="BROKER_STACK",
+        help="The deployed stack.",
+        default_factory=default_stack,
+        show_default="samconfig.toml's",
+    ),
+]
+type Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON; `broker schema` describes its shape.")
+]
+type Grants = Annotated[
+    Path,
+    typer.Option(
+        "--grants-file",
+        envvar="BROKER_GRANTS_FILE",
+        help="The grants.toml that was deployed.",
+        default_factory=lambda: GRANTS_FILE,
+        show_default="this checkout's",
+    ),
+]
+type GrantName = Annotated[
+    str, typer.Argument(help="A grant of grants.toml.", autocompletion=_grant_names)
+]
+type GrantNames = Annotated[
+    list[str] | None,
+    typer.Argument(help="Grants of grants.toml; none: all.", autocompletion=_grant_names),
+]
+type Span = Annotated[timedelta, typer.Option(parser=_parse_span, metavar="SPAN")]

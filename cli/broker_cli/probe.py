@@ -1,0 +1,51 @@
+"""`broker probe`: one caller that must get a token, one that must not; for a scheduler."""
+
+from typing import Annotated
+
+import boto3
+import typer
+
+from broker_cli.aws import Stack
+from broker_cli.console import say, say_json, working
+from broker_cli.failures import ExitCode
+from broker_cli.options import Json, StackName, _grant_names
+
+
+def probe(
+    stack: StackName,
+    grant: Annotated[
+        str, typer.Option(help="Whose token to ask for.", autocompletion=_grant_names)
+    ] = "deals",
+    allowed_profile: Annotated[
+        str | None,
+        typer.Option(metavar="PROFILE", help="AWS profile that must get it; by default you."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check that a caller who may have a token gets it, and that one who signs nothing does not.
+
+    The token is dropped. Exits with 0 if both are as they should be, with 1 if not.
+    """
+    with working("asking twice"):
+        opened = Stack.open(stack)
+        session = boto3.Session(profile_name=allowed_profile) if allowed_profile else opened.session
+        calls = [
+            (allowed_profile or "you", 200, opened.get(f"/tokens/{grant}", session).status),
+            ("anonymous", 403, opened.get(f"/tokens/{grant}", None).status),
+        ]
+    is_well = all(expected == status for _, expected, status in calls)
+    if json:
+        told = [
+            {"caller": who, "expected": expected, "status": status, "is_well": expected == status}
+            for who, expected, status in calls
+        ]
+        say_json({"grant": grant, "is_well": is_well, "calls": told})
+    else:
+        for who, expected, status in calls:
+            good = expected == status
+            mark, style = ("✓", "green") if good else ("✗", "red")
+            remark = "" if good else f", not {expected}"
+            say(f"{mark} {who}: {grant} answered {status}{remark}", style=style)
+    if not is_well:
+        say("next:  `broker doctor`", stderr=True)
+        raise typer.Exit(ExitCode.WRONG)

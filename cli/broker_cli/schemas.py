@@ -1,0 +1,132 @@
+"""The shapes of the JSON outputs, as JSON Schema; `broker schema COMMAND` prints one."""
+
+from typing import Annotated, Final
+
+import typer
+
+from broker_cli.console import say_json
+
+type Schema = dict[str, object]
+
+_TEXT: Final[Schema] = {"type": "string"}
+_TEXTS: Final[Schema] = {"type": "array", "items": _TEXT}
+_TIME: Final[Schema] = {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"}
+_TIME_OR_NULL: Final[Schema] = {"anyOf": [_TIME, {"type": "null"}]}
+_SECONDS: Final[Schema] = {"type": "integer", "minimum": 0}
+
+
+def _one_of(*values: str) -> Schema:
+    return {"enum": list(values)}
+
+
+def _object(**properties: Schema) -> Schema:
+    """An object of exactly these, all there in every answer."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _list(item: Schema) -> Schema:
+    return {"type": "array", "items": item}
+
+
+SCHEMAS: Final[dict[str, Schema]] = {
+    "status": _object(
+        stack=_TEXT,
+        at=_TIME,
+        grants=_list(
+            _object(
+                grant=_TEXT,
+                scope=_TEXTS,
+                connection=_TEXT,
+                state=_one_of("live", "renewing", "lapsed", "blocked"),
+                seconds_left=_SECONDS,
+                expires_at=_TIME_OR_NULL,
+                renewed_at=_TIME_OR_NULL,
+                due_at=_TIME_OR_NULL,
+                seen_at=_TIME_OR_NULL,
+                reason=_TEXT,
+                cause=_TEXT,
+                retry_at=_TIME_OR_NULL,
+            )
+        ),
+    ),
+    "refresh": _object(
+        grants={
+            "type": "object",
+            "additionalProperties": {"type": "object", "required": ["state"]},
+        },
+        error=_TEXT,
+        causes=_TEXTS,
+    ),
+    "audit": _object(
+        events=_list(
+            _object(
+                at=_TIME,
+                event=_TEXT,
+                grant=_TEXT,
+                caller=_TEXT,
+                fingerprint=_TEXT,
+                expires_at=_TIME_OR_NULL,
+                reason=_TEXT,
+                cause=_TEXT,
+            )
+        )
+    ),
+    "explain": _object(
+        grant=_TEXT,
+        principal=_TEXT,
+        gets_a_token=_one_of("yes", "no", "unknown"),
+        locks=_list(
+            _object(lock=_TEXT, verdict=_one_of("passes", "refuses", "unknown"), why=_TEXT)
+        ),
+    ),
+    "probe": _object(
+        grant=_TEXT,
+        is_well={"type": "boolean"},
+        calls=_list(
+            _object(
+                caller=_TEXT,
+                expected={"type": "integer"},
+                status={"type": "integer"},
+                is_well={"type": "boolean"},
+            )
+        ),
+    ),
+    "doctor": _object(
+        stack=_TEXT,
+        is_well={"type": "boolean"},
+        first=_TEXT,
+        checks=_list(
+            _object(
+                check=_TEXT, verdict=_one_of("good", "wrong", "unknown"), found=_TEXT, mend=_TEXT
+            )
+        ),
+    ),
+    "grants-check": _object(file=_TEXT, faults=_TEXTS),
+}
+"""By command, what `--json` prints. Texts are empty where there is nothing to say."""
+
+
+def _known(command: str) -> str:
+    if command not in SCHEMAS:
+        raise typer.BadParameter(f"use one of {', '.join(SCHEMAS)}")
+    return command
+
+
+def schema(
+    command: Annotated[
+        str,
+        typer.Argument(
+            help="Whose JSON.",
+            callback=_known,
+            autocompletion=lambda: list(SCHEMAS),
+            metavar="|".join(SCHEMAS),
+        ),
+    ],
+) -> None:
+    """Print the JSON Schema of a command's `--json`."""
+    say_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **SCHEMAS[command]})

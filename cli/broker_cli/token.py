@@ -1,0 +1,140 @@
+"""`broker token` and `broker policy`: being a caller, and letting one in."""
+
+from typing import Annotated, Final
+
+import typer
+
+from broker_cli.aws import Answer, Stack
+from broker_cli.console import printable, say, say_json, working
+from broker_cli.failures import ExitCode, Failure
+from broker_cli.options import GrantName, Grants, StackName, read_grants
+from broker_cli.principals import grant_of, is_named, normalized
+
+_SIGNATURE: Final = (
+    "InvalidSignature",
+    "IncompleteSignature",
+    "UnrecognizedClient",
+    "ExpiredToken",
+    "MissingAuthentication",
+)
+"""How API Gateway's error types begin where it does not know who asks."""
+
+
+def token(
+    grant: GrantName,
+    stack: StackName,
+    header: Annotated[
+        bool, typer.Option("--header", help="Print it as an Authorization header.")
+    ] = False,
+    min_ttl: Annotated[
+        int, typer.Option(min=0, metavar="SECONDS", help="How long it must still live.")
+    ] = 0,
+) -> None:
+    """Get a grant's token by a signed call, as you, and print it.
+
+    What is printed is a bearer token: whoever has it is you, until it expires. Exits with 4 if
+    you may not have it, with 5 if there is none now.
+    """
+    with working("asking"):
+        opened = Stack.open(stack)
+        query = f"?min_ttl={min_ttl}" if min_ttl else ""
+        answer = opened.get(f"/tokens/{grant}{query}", opened.session)
+    if answer.status != 200:
+        raise refusal(answer, grant)
+    value = str(answer.body["access_token"])
+    say(f"Authorization: Bearer {value}" if header else value)
+
+
+def refusal(answer: Answer, grant: str) -> Failure:
+    """What an answer without a token means to whoever asked."""
+    told = printable(answer.body.get("error_description", "no reason given"))
+    if answer.status == 404:
+        return Failure(
+            f"there is no grant {printable(grant)}",
+            "`broker status` shows which there are",
+            ExitCode.USAGE,
+        )
+    if answer.status == 403:
+        return _forbidden(answer, grant)
+    if answer.status in {429, 503}:
+        again = answer.headers.get("retry-after", "a few")
+        return Failure(
+            f"no token of {grant} now: {told}",
+            f"try again in {printable(again)} seconds; `broker status` shows why",
+            ExitCode.NOT_NOW,
+        )
+    if answer.status == 400:
+        return Failure(told, "`broker token --help`", ExitCode.USAGE)
+    return Failure(f"the token API answered HTTP {answer.status}", "`broker doctor`")
+
+
+def _forbidden(answer: Answer, grant: str) -> Failure:
+    """Which lock it was."""
+    if answer.body.get("error") == "access_denied":
+        return Failure(
+            f"the callers of {grant} in grants.toml do not name you",
+            f"`broker explain {grant} --as` your ARN shows it; add yourself there and deploy",
+            ExitCode.REFUSED,
+        )
+    if answer.headers.get("x-amzn-errortype", "").startswith(_SIGNATURE):
+        return Failure(
+            "the signature was not accepted",
+            "check the AWS credentials and this machine's clock",
+            ExitCode.AWS,
+        )
+    return Failure(
+        f"IAM does not let you have {grant}",
+        f"`broker policy {grant}` prints the policy that does",
+        ExitCode.REFUSED,
+    )
+
+
+def policy(
+    grant: GrantName,
+    stack: StackName,
+    grants_file: Grants,
+    principal: Annotated[
+        str | None,
+        typer.Option(metavar="ARN", help="Say also whether the grant's callers name it."),
+    ] = None,
+) -> None:
+    """Print the IAM identity policy that a caller of a grant needs, ready to paste.
+
+    It allows getting the token, and reporting one that Enable refused. The policy goes to
+    standard output, remarks to standard error.
+    """
+    found = grant_of(read_grants(grants_file), grant)
+    with working("looking"):
+        opened = Stack.open(stack)
+    say_json(policy_document(opened, grant))
+    if principal is None:
+        return
+    caller = normalized(principal)
+    if found.callers is None:
+        say(f"{grant} names no callers: IAM alone decides", stderr=True)
+    elif is_named(caller, found.callers):
+        say(f"the callers of {grant} name {caller}", stderr=True)
+    else:
+        mode = "lets it through and logs it" if found.mode == "audit" else "refuses it"
+        say(f"the callers of {grant} do not name {caller}: the second lock {mode}", stderr=True)
+        say(f'next:  add "{caller}" to callers in grants.toml, and deploy', stderr=True)
+    if caller.split(":")[4:5] != [opened.account]:
+        say("it is of another account: CallerAccounts must let it in (docs/reach.md)", stderr=True)
+
+
+def policy_document(stack: Stack, grant: str) -> dict[str, object]:
+    """The policy of `broker policy`."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "EnableToken",
+                "Effect": "Allow",
+                "Action": "execute-api:Invoke",
+                "Resource": [
+                    stack.api_arn("GET", f"/tokens/{grant}"),
+                    stack.api_arn("POST", f"/tokens/{grant}/rejection"),
+                ],
+            }
+        ],
+    }

@@ -1,0 +1,132 @@
+"""The examples of README and docs/callers.md, run as a reader would paste them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from local.broker_stack import ROOT
+from local.callers import create_user
+from local.embedded_aws import REGION
+from tests.deployed.conftest import LIFETIME, Deployed
+
+BLOCK = re.compile(
+    r"<!-- runs(?P<how>[^\n]*) -->\n```(?P<kind>sh|python)\n(?P<code>.*?)```", re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One marked block, and who runs it."""
+
+    page: str
+    line: int
+    kind: str
+    code: str
+    caller: str
+
+
+def _examples(page: str) -> Iterator[Example]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for match in BLOCK.finditer(text):
+        yield Example(
+            page=page,
+            line=text[: match.start("code")].count("\n") + 1,
+            kind=match["kind"],
+            code=match["code"],
+            caller="role locked" if match["how"] else "user for all",
+        )
+
+
+EXAMPLES = [*_examples("README.md"), *_examples("docs/callers.md")]
+
+
+def run(deployed: Deployed, example: Example, caller: str, folder: Path) -> tuple[int, str, str]:
+    """Run an example with nothing set but what the page says; exit code, output, errors."""
+    api, credentials = deployed.stack.api, deployed.callers[caller]
+    # curl finds *.localhost by itself; Python has to be told the host.
+    url = f"http://{api.host}" if example.kind == "sh" else api.endpoint_url
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "TOKEN_API_URL": f"{url}/{api.stage}",
+        "TOKEN_API_HOST": api.host,
+        "ENABLE_URL": deployed.enable.url,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+    }
+    if credentials.token:
+        environ["AWS_SESSION_TOKEN"] = credentials.token
+    ended = subprocess.run(
+        [*(["bash", "-e"] if example.kind == "sh" else [sys.executable]), "-c", example.code],
+        env=environ,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def test_pages_have_examples_that_run():
+    kinds = [(example.page, example.kind) for example in EXAMPLES]
+    assert kinds.count(("docs/callers.md", "python")) >= 4
+    assert kinds.count(("docs/callers.md", "sh")) >= 3
+    assert ("README.md", "python") in kinds
+
+
+def test_first_call_takes_no_more_than_ten_lines():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Call it")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```(?:sh|python)\n(.*?)```", section, re.DOTALL)
+    assert len([line for block in blocks for line in block.splitlines() if line]) <= 10
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: f"{e.page}:{e.line}")
+def test_example_works_as_it_stands(renewed: Deployed, tmp_path: Path, example: Example):
+    code, output, errors = run(renewed, example, example.caller, tmp_path)
+    assert code == 0, errors
+    if example.kind == "sh":
+        answer = json.loads(output)
+        assert answer.keys() & {"access_token", "grants"}, answer
+    else:
+        assert "Roof tiles" in output or 0 < int(output) <= LIFETIME.seconds
+
+
+def test_example_fails_for_a_caller_that_iam_does_not_allow(renewed: Deployed, tmp_path: Path):
+    example = next(example for example in EXAMPLES if example.kind == "python")
+    _, _, errors = run(renewed, example, "user without policy", tmp_path)
+    assert "NotAllowed" in errors
+
+
+def test_policy_of_the_page_is_enough_for_the_client_and_for_nothing_else(renewed: Deployed):
+    page = (ROOT / "docs/callers.md").read_text(encoding="utf-8")
+    policy = re.findall(r"```json\n(.*?)```", page, re.DOTALL)[0]
+    for example, real in {
+        ":111122223333:": f":{renewed.stack.account}:",
+        "a1b2c3d4e5": renewed.stack.api.api_id,
+    }.items():
+        policy = policy.replace(example, real)
+    caller = create_user(renewed.stack.administrator, "as-documented", policy)
+    api = renewed.stack.api
+    assert api.get("/tokens/deals", caller).status == 200
+    report = json.dumps({"fingerprint": "0123456789ab"}).encode()
+    headers = {"Content-Type": "application/json"}
+    path = "/tokens/{}/rejection"
+    allowed, denied = (
+        api.request(path.format(grant), caller, method="POST", headers=headers, body=report)
+        for grant in ("deals", "users")
+    )
+    assert (allowed.status, allowed.body) == (200, {"status": "replaced"})
+    assert denied.status == 403
+    assert api.get("/tokens/users", caller).status == 403
+    assert api.get("/grants", caller).status == 403

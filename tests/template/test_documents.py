@@ -1,0 +1,208 @@
+"""The documents say nothing that is not so: links, names, parameters, how examples were tried."""
+
+import ast
+import json
+import re
+import subprocess
+import tomllib
+from functools import cache
+
+import pytest
+
+from tests.template.test_template import ROOT, template
+
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+HOW = re.compile(r"<!-- (runs|by hand: |needs a real account)[^\n]* -->\n\Z")
+
+
+@cache
+def pages() -> tuple[str, ...]:
+    """What the repository holds, or is about to."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    names = listed.stdout.split() or [
+        str(path.relative_to(ROOT))
+        for folder in (".", "docs", "clients/python", "benchmarks")
+        for path in (ROOT / folder).glob("*.md")
+    ]
+    return tuple(sorted(name for name in names if (ROOT / name).exists()))
+
+
+@cache
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def prose(page: str) -> str:
+    return FENCE.sub("", text(page))
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors that a Git host makes of headings."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
+        words = re.sub(r"[^\w\- ]", "", heading.strip().lower())
+        slug = words.replace(" ", "-")
+        number = 1
+        while slug in found:
+            slug = f"{words.replace(' ', '-')}-{number}"
+            number += 1
+        found.add(slug)
+    return found
+
+
+@cache
+def names_of_tests() -> frozenset[str]:
+    return frozenset(
+        node.name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+    )
+
+
+def test_pages_are_found():
+    assert {"README.md", "docs/callers.md", "docs/architecture.md", "docs/deploy.md"} <= {*pages()}
+
+
+@pytest.mark.parametrize("page", pages())
+def test_relative_links_and_anchors_resolve(page: str):
+    broken = []
+    for link in LINK.findall(prose(page)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+        is_there = target.exists() and target.is_relative_to(ROOT)
+        if not is_there or (anchor and anchor not in anchors(str(target.relative_to(ROOT)))):
+            broken.append(link)
+    assert not broken
+
+
+def test_link_to_nowhere_would_be_noticed():
+    assert LINK.findall("see [a](b.md#c) and ![d](e.png)") == ["b.md#c"]
+    assert "the-two-locks" in anchors("docs/callers.md")
+    assert "the-three-locks" not in anchors("docs/callers.md")
+
+
+def test_parameters_of_the_readme_are_those_of_the_template():
+    table = text("README.md").partition("## Configuration")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", table, re.MULTILINE)
+    defaults = {name: str(p["Default"]) for name, p in template()["Parameters"].items()}
+    shown = {name: re.sub(r"^none$", "", default.strip().strip("`")) for name, default in rows}
+    assert shown == defaults
+
+
+@pytest.mark.parametrize("page", pages())
+def test_make_targets_that_are_named_exist(page: str):
+    targets = set(re.findall(r"^([\w-]+):", text("Makefile"), re.MULTILINE))
+    code = "\n".join(re.findall(r"`([^`\n]+)`", prose(page)))
+    code += "\n" + "\n".join(
+        body for _, kind, body in FENCE.findall(text(page)) if kind in {"sh", "yaml"}
+    )
+    named = set(re.findall(r"\bmake ([a-z][\w-]*)", code))
+    assert named <= targets
+
+
+def test_tests_that_the_architecture_names_exist():
+    named = set(re.findall(r"`(test_\w+)`", text("docs/architecture.md")))
+    assert len(named) > 40
+    assert named <= names_of_tests(), named - names_of_tests()
+
+
+def test_every_threat_names_a_test():
+    table = text("docs/architecture.md").partition("## Threat model")[2]
+    rows = re.findall(r"^\| (?!asset|---).*$", table, re.MULTILINE)
+    assert len(rows) > 20
+    assert [row for row in rows if "`test_" not in row.split("|")[4]] == []
+
+
+@pytest.mark.parametrize("page", pages())
+def test_page_names_no_registry_host_and_no_machines_path(page: str):
+    places = r"pypi\.org|pythonhosted|npmjs|registry\.|/home/\w|/Users/\w|/root\b|/work/|/tmp/"
+    assert re.findall(places, text(page)) == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/callers.md", "docs/deploy.md"])
+def test_every_example_says_how_it_was_tried(page: str):
+    silent = [
+        match[0].splitlines()[1]
+        for match in FENCE.finditer(text(page))
+        if match[2] in {"sh", "python"} and not HOW.search(text(page)[: match.start()])
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("page", pages())
+def test_data_in_a_page_is_well_formed(page: str):
+    for _, kind, body in FENCE.findall(text(page)):
+        if kind == "json":
+            json.loads(body)
+        elif kind == "toml":
+            tomllib.loads(body)
+        elif kind == "python":
+            ast.parse(body)
+
+
+def test_readme_is_short():
+    assert len(text("README.md").splitlines()) <= 150
+
+
+def test_outputs_and_layer_that_are_named_exist():
+    outputs = set(template()["Outputs"])
+    named = {
+        name
+        for page in pages()
+        for name in re.findall(r"\$\(output (\w+)\)|output `(\w+)`", text(page))
+        for name in name
+        if name
+    }
+    assert named <= outputs
+    resources = {
+        name for page in pages() for name in re.findall(r"\$\(resource (\w+)\)", text(page))
+    }
+    # SAM names what it makes of a function's event after both.
+    assert {name.removesuffix("Schedule") for name in resources} <= set(template()["Resources"])
+    layer = template()["Resources"]["EnableBrokerClientLayer"]["Properties"]
+    assert layer["LayerName"] == {"Fn::Sub": "${AWS::StackName}-client"}
+
+
+SERVICES = {
+    "Serverless": {"lambda", "apigateway"},
+    "IAM": {"iam"},
+    "Logs": {"logs"},
+    "SQS": {"sqs"},
+    "SNS": {"sns"},
+    "KMS": {"kms"},
+    "SecretsManager": {"secretsmanager"},
+    "CloudWatch": {"cloudwatch"},
+}
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def test_deployer_may_make_each_kind_of_resource():
+    policy = next(
+        json.loads(body)
+        for _, kind, body in FENCE.findall(text("docs/deploy.md"))
+        if kind == "json" and "cloudformation:" in body
+    )
+    allowed = {
+        action.partition(":")[0]
+        for statement in policy["Statement"]
+        for action in _listed(statement["Action"])
+    }
+    kinds = {r["Type"].split("::")[1] for r in template()["Resources"].values()}
+    needed = set().union(*(SERVICES[kind] for kind in kinds))
+    assert needed | {"cloudformation", "s3", "scheduler", "events"} == allowed
+
+
+def test_deployer_may_not_read_or_store_the_secret():
+    actions = text("docs/deploy.md").partition("```json")[2].partition("```")[0]
+    assert "secretsmanager:GetSecretValue" not in actions
+    assert "secretsmanager:PutSecretValue" not in actions
+    assert '"secretsmanager:*"' not in actions

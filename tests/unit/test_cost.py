@@ -1,0 +1,56 @@
+"""The cost of a month at list prices: idle stays small, and the model counts what is deployed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cost
+
+TEMPLATE = (Path(__file__).resolve().parents[2] / "template.yaml").read_text(encoding="utf-8")
+
+
+def test_idle_stack_costs_at_most_three_dollars() -> None:
+    assert cost.idle_usd() <= 3
+
+
+def test_model_counts_the_alarms_and_what_the_template_keeps() -> None:
+    alarms = TEMPLATE.split("Type: AWS::CloudWatch::Alarm")[1:]
+    fast = [alarm for alarm in alarms if re.search(r"^      Period: [13]0\b", alarm, re.MULTILINE)]
+    assert len(fast) == cost.HIGH_RESOLUTION_ALARMS
+    assert len(alarms) - len(fast) == cost.ALARMS
+    for kind, name in {
+        "AWS::KMS::Key": "KMS key",
+        "AWS::SecretsManager::Secret": "secret",
+        "AWS::CloudWatch::Dashboard": "dashboards",
+    }.items():
+        assert TEMPLATE.count(f"Type: {kind}\n") == cost.broker(1, 0)[name]
+    assert "MemorySize: 512" in TEMPLATE
+
+
+def test_price_in_steps_charges_each_step_its_own() -> None:
+    assert cost.PRICES["API Gateway, REST"].of(1e9) == pytest.approx(333 * 3.5 + 667 * 2.8)
+
+
+def test_allowance_is_taken_off_first() -> None:
+    metrics = cost.PRICES["metrics"]
+    assert (metrics.of(10), metrics.of(11)) == (0, pytest.approx(0.3))
+    assert metrics.of(10, has_allowance=False) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("grants", cost.GRANTS)
+def test_more_vends_and_more_grants_never_cost_less(grants: int) -> None:
+    totals = [sum(cost.usd(cost.broker(grants, vends)).values()) for vends in (0, *cost.VENDS)]
+    assert totals == sorted(totals)
+    more = [sum(cost.usd(cost.broker(grants + 1, vends)).values()) for vends in (0, *cost.VENDS)]
+    assert all(one <= other for one, other in zip(totals, more, strict=True))
+
+
+def test_vends_are_read_from_the_store_no_more_than_once_a_minute_in_each_environment() -> None:
+    units = cost.broker(1, 1_000_000_000)
+    per_vend = (units["KMS requests"] - cost.RUNS) / 1_000_000_000
+    assert per_vend < 0.002
+
+
+def test_table_has_a_row_for_every_size() -> None:
+    assert len(cost.rows()) == 1 + len(cost.GRANTS) * len(cost.VENDS)
