@@ -385,3 +385,10 @@ def test_block_ends_vending_within_the_cache_window_and_is_not_made_up_for(
     del counter.store.faults["deals"]
     counter.clock.wind(1)
     assert counter.vend()
+
+
+def test_report_is_judged_by_the_store_and_not_by_what_is_remembered(counter: Counter) -> None:
+    counter.vend()  # an older token than the one that is reported
+    counter.store.tokens["deals"] = successor = stored("newer", age=120)
+    counter.clock.wind(2)
+    assert counter.vendor.report_rejection(asked(other_than=successor.fingerprint))

@@ -208,8 +208,12 @@ class Vendor:
             UnknownGrant, CallerNotAllowed and the store's errors: as `vend`.
         """
         self._admit(request.grant, request.caller_arn)
-        token = self._usable(request.grant, timedelta(), request.other_than)
         now = self.now()
+        known = self._remembered.get(request.grant)
+        if known and now - known.read_at >= RECHECK_AFTER:
+            # What is remembered may be older than what was reported: only the store can tell.
+            del self._remembered[request.grant]
+        token = self._usable(request.grant, timedelta(), request.other_than)
         if token is None or not token.is_live(now):
             return True
         if token.fingerprint != request.other_than:
