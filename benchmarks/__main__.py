@@ -43,7 +43,7 @@ FULL: Final = Effort(
     api_rounds=20,
     api_requests=144,
     lifetime_seconds=6,
-    renewals=(1, 10, 100, 500),
+    renewals=(1, 10, 100, 200, 500),
 )
 QUICK: Final = Effort(
     cold_starts=5,

@@ -23,7 +23,7 @@ def audit(
     caller: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Of callers whose ARN has this in it.")
     ] = None,
-    since: Annotated[Span, typer.Option(help="How far back: 90s, 15m, 1h, 7d.")] = "1h",  # type: ignore[assignment]
+    since: Span = "1h",  # type: ignore[assignment]
     json: Json = False,
 ) -> None:
     """Show who got which token or was refused, and what was renewed or failed, oldest first.

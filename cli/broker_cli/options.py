@@ -59,7 +59,7 @@ def examples(*lines: str) -> str:
     return "Examples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-type StackName = Annotated[
+StackName = Annotated[
     str,
     typer.Option(
         "--stack",
@@ -69,10 +69,10 @@ type StackName = Annotated[
         show_default="samconfig.toml's",
     ),
 ]
-type Json = Annotated[
+Json = Annotated[
     bool, typer.Option("--json", help="Print JSON; `broker schema` describes its shape.")
 ]
-type Grants = Annotated[
+Grants = Annotated[
     Path,
     typer.Option(
         "--grants-file",
@@ -82,11 +82,14 @@ type Grants = Annotated[
         show_default="this checkout's",
     ),
 ]
-type GrantName = Annotated[
+GrantName = Annotated[
     str, typer.Argument(help="A grant of grants.toml.", autocompletion=_grant_names)
 ]
-type GrantNames = Annotated[
+GrantNames = Annotated[
     list[str] | None,
     typer.Argument(help="Grants of grants.toml; none: all.", autocompletion=_grant_names),
 ]
-type Span = Annotated[timedelta, typer.Option(parser=_parse_span, metavar="SPAN")]
+Span = Annotated[
+    timedelta,
+    typer.Option(parser=_parse_span, metavar="SPAN", help="How far back: 90s, 15m, 1h, 7d."),
+]
