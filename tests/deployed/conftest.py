@@ -116,7 +116,7 @@ def renewed(deployed: Deployed, enable_client: Client) -> Deployed:
     deployed.stack.store_secret(enable_client)
     wait_until(
         lambda: all(deployed.stack.stored_since(grant) for grant in STANDARD_GRANTS),
-        seconds=30,
+        seconds=60,
         what="the schedule to renew the grants",
     )
     return deployed

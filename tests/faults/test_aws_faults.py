@@ -201,7 +201,6 @@ def environment(
         "REFRESH_FUNCTION_NAME": "refresher",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it would keep this account's credentials
     WIRE.cache_clear()
     forget(vendor_app)
     yield Environment(account, enable)
