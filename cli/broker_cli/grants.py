@@ -16,7 +16,7 @@ app = typer.Typer(help="The grants file.", no_args_is_help=True)
 
 @app.callback()
 def _grants() -> None:
-    """The grants file."""
+    """Make `check` a command of its own, though it is the only one."""
 
 
 @app.command(

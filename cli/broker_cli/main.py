@@ -12,10 +12,11 @@ from typer.core import TyperGroup
 from broker_cli import audit, block, doctor, explain, grants, probe, refresh, secret, status, token
 from broker_cli.console import is_plain, say
 from broker_cli.failures import ExitCode, failure_of
-from broker_cli.options import examples
+from broker_cli.options import examples, help_of
 from broker_cli.schemas import schema
 
-_CODES = """Exit codes:
+_CODES = """
+Exit codes:
   0    it worked, and all is well
   1    something is wrong: the output says what
   2    the command line, a file or a value given is not right
@@ -52,13 +53,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Operate an Enable token broker.
-
-The AWS environment says which account (AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL …), --stack
-which deployment. No command takes a secret as an argument, and only `token` prints a token.
-""",
+    help=(
+        "Operate an Enable token broker.\n\nThe AWS environment says which account (AWS_PROFILE, "
+        "AWS_REGION, AWS_ENDPOINT_URL …), --stack which deployment. No command takes a secret as "
+        "an argument, and only `token` prints a token."
+    ),
     epilog=_CODES
-    + "\n\n"
+    + "\n"
     + examples(
         "broker doctor",
         "broker status --watch",
@@ -71,7 +72,10 @@ _LOOK, _ACT, _CALLERS = "Look", "Act", "Callers"
 
 
 def _add(command: Any, name: str, panel: str, *lines: str) -> None:
-    app.command(name, rich_help_panel=panel, epilog=examples(*lines))(command)
+    described = app.command(
+        name, help=help_of(command), rich_help_panel=panel, epilog=examples(*lines)
+    )
+    described(command)
 
 
 _add(

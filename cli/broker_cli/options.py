@@ -1,6 +1,8 @@
 """Options and arguments that several commands share."""
 
+import inspect
 import tomllib
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +41,7 @@ def read_grants(file: Path) -> GrantsFile:
         ) from None
 
 
-def _grant_names(incomplete: str) -> list[str]:
+def grant_names(incomplete: str) -> list[str]:
     """For shell completion."""
     try:
         return [name for name in load_grants_file().grants if name.startswith(incomplete)]
@@ -56,7 +58,13 @@ def _parse_span(text: str) -> timedelta:
 
 def examples(*lines: str) -> str:
     """The epilog of a command's help."""
-    return "Examples:\n" + "\n".join(f"  {line}" for line in lines)
+    return "\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def help_of(command: Callable[..., None]) -> str:
+    """A command's docstring as its help: Typer would keep the line breaks of the source."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 StackName = Annotated[
@@ -83,11 +91,11 @@ Grants = Annotated[
     ),
 ]
 GrantName = Annotated[
-    str, typer.Argument(help="A grant of grants.toml.", autocompletion=_grant_names)
+    str, typer.Argument(help="A grant of grants.toml.", autocompletion=grant_names)
 ]
 GrantNames = Annotated[
     list[str] | None,
-    typer.Argument(help="Grants of grants.toml; none: all.", autocompletion=_grant_names),
+    typer.Argument(help="Grants of grants.toml; none: all.", autocompletion=grant_names),
 ]
 Span = Annotated[
     timedelta,

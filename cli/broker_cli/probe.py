@@ -8,13 +8,13 @@ import typer
 from broker_cli.aws import Stack
 from broker_cli.console import say, say_json, working
 from broker_cli.failures import ExitCode
-from broker_cli.options import Json, StackName, _grant_names
+from broker_cli.options import Json, StackName, grant_names
 
 
 def probe(
     stack: StackName,
     grant: Annotated[
-        str, typer.Option(help="Whose token to ask for.", autocompletion=_grant_names)
+        str, typer.Option(help="Whose token to ask for.", autocompletion=grant_names)
     ] = "deals",
     allowed_profile: Annotated[
         str | None,

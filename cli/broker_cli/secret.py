@@ -20,7 +20,7 @@ from broker_cli import trial
 from broker_cli.aws import CONFIG, Stack
 from broker_cli.console import say, working
 from broker_cli.failures import ExitCode, Failure
-from broker_cli.options import Grants, StackName, examples, read_grants
+from broker_cli.options import Grants, StackName, examples, help_of, read_grants
 from token_broker.grants import DEFAULT_CONNECTION
 from token_refresher.credentials import CURRENT, ClientCredentials
 from token_refresher.validation import validate_json
@@ -33,6 +33,11 @@ _FIELDS: Final = ("client_id", "client_secret", "dealtrack_registration_id")
 _ADAPTER: Final = TypeAdapter(ClientCredentials)
 
 app = typer.Typer(help="The client secret that Enable hands out.", no_args_is_help=True)
+
+
+@app.callback()
+def _secret() -> None:
+    """Make `set` a command of its own, though it is the only one."""
 
 
 class Candidate:
@@ -119,15 +124,6 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-@app.command(
-    "set",
-    epilog=examples(
-        "broker secret set",
-        "broker secret set --from-file ~/enable.json && rm ~/enable.json",
-        "pass show enable | broker secret set --from-file -",
-        "broker secret set --connection uat",
-    ),
-)
 def set_secret(
     stack: StackName,
     grants_file: Grants,
@@ -222,3 +218,15 @@ def _checked(text: str) -> ClientCredentials:
         f"give a JSON object with {', '.join(_FIELDS)}",
         ExitCode.USAGE,
     )
+
+
+app.command(
+    "set",
+    help=help_of(set_secret),
+    epilog=examples(
+        "broker secret set",
+        "broker secret set --from-file ~/enable.json && rm ~/enable.json",
+        "pass show enable | broker secret set --from-file -",
+        "broker secret set --connection uat",
+    ),
+)(set_secret)
