@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -60,12 +61,13 @@ def main() -> int:
     """Measure and print.
 
     Returns:
-        0 if everything that must be reached is, 1 if not or if a step failed, 130 after Ctrl-C.
+        0 if everything that must be reached is, 1 if not or if a step failed, 130 when stopped.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer runs: a first impression")
     parser.add_argument("--record", action="store_true", help="keep the table in README.md")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as well
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     console.print("\n[bold]The Enable token broker, beside floors and peers[/]\n")
     try:

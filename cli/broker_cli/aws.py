@@ -5,6 +5,7 @@ there too, and goes by the Host header.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,11 @@ _INVOKE: Final = Config(connect_timeout=3, read_timeout=60, retries={"total_max_
 """A refresh run may take 55 seconds, and one that is slow is not to be started twice."""
 
 _API_TIMEOUT: Final = urllib3.Timeout(connect=3, read=29)
+
+
+def new_session(profile: str | None = None) -> boto3.Session:
+    """A session of the ordinary environment; AWS_REGION too, which boto3 does not read."""
+    return boto3.Session(profile_name=profile, region_name=os.environ.get("AWS_REGION") or None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +86,7 @@ class Stack:
         Raises:
             Failure: there is none of this name, or it is no token broker.
         """
-        session, asked_at = boto3.Session(), datetime.now(UTC)
+        session, asked_at = new_session(), datetime.now(UTC)
         if not session.region_name:
             raise NoRegionError
         try:

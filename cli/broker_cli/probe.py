@@ -2,10 +2,9 @@
 
 from typing import Annotated
 
-import boto3
 import typer
 
-from broker_cli.aws import Stack
+from broker_cli.aws import Stack, new_session
 from broker_cli.console import say, say_json, working
 from broker_cli.failures import ExitCode
 from broker_cli.options import Json, StackName, grant_names
@@ -28,7 +27,7 @@ def probe(
     """
     with working("asking twice"):
         opened = Stack.open(stack)
-        session = boto3.Session(profile_name=allowed_profile) if allowed_profile else opened.session
+        session = new_session(allowed_profile) if allowed_profile else opened.session
         calls = [
             (allowed_profile or "you", 200, opened.get(f"/tokens/{grant}", session).status),
             ("anonymous", 403, opened.get(f"/tokens/{grant}", None).status),

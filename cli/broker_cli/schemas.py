@@ -121,10 +121,9 @@ def schema(
     command: Annotated[
         str,
         typer.Argument(
-            help="Whose JSON.",
+            help=f"One of {', '.join(SCHEMAS)}.",
             callback=_known,
             autocompletion=lambda: list(SCHEMAS),
-            metavar="|".join(SCHEMAS),
         ),
     ],
 ) -> None:
