@@ -69,10 +69,9 @@ def event_json(line: LogLine) -> dict[str, object]:
 
 def _table(lines: list[LogLine], now: datetime) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("at", "event", "grant"):
+    for heading in ("at", "event", "grant", "token or reason"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("caller", "token or reason"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("caller", overflow="fold")
     for line in lines:
         what = line.text("reason") or line.text("fingerprint")
         is_good = line.text("level") == "INFO"
@@ -80,8 +79,8 @@ def _table(lines: list[LogLine], now: datetime) -> Table:
             clock(line.at, now),
             line.text("message"),
             line.text("grant"),
-            line.text("caller"),
             what,
+            line.text("caller").removeprefix("arn:aws:"),
             style=None if is_good else "yellow",
         )
     return table

@@ -1,28 +1,21 @@
-"""The deployed stack, reached through the ordinary AWS environment.
-
-`AWS_ENDPOINT_URL` at this machine is the embedded AWS (`make up`): its API Gateway listens
-there too, and goes by the Host header.
-"""
+"""The deployed stack, reached through the ordinary AWS environment."""
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from ipaddress import ip_address
 from typing import Final, Self
 from urllib.parse import urlsplit
 
 import boto3
-import urllib3
 from botocore.config import Config
 from botocore.exceptions import ClientError, NoRegionError
 
+from broker_cli.api import TokenApi
 from broker_cli.failures import ExitCode, Failure
-from enable_broker_client.errors import NotConfigured
-from enable_broker_client.signing import Signer
 from token_refresher.credentials import SecretReader
 
 CONFIG: Final = Config(
@@ -31,21 +24,10 @@ CONFIG: Final = Config(
 _INVOKE: Final = Config(connect_timeout=3, read_timeout=60, retries={"total_max_attempts": 1})
 """A refresh run may take 55 seconds, and one that is slow is not to be started twice."""
 
-_API_TIMEOUT: Final = urllib3.Timeout(connect=3, read=29)
-
 
 def new_session(profile: str | None = None) -> boto3.Session:
     """A session of the ordinary environment; AWS_REGION too, which boto3 does not read."""
     return boto3.Session(profile_name=profile, region_name=os.environ.get("AWS_REGION") or None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the token API answered; its repr holds no token."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: Mapping[str, object] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +122,11 @@ class Stack:
         """The stack's account."""
         return self.outputs["ClientSecretArn"].split(":")[4]
 
+    @property
+    def api(self) -> TokenApi:
+        """The stack's token API."""
+        return TokenApi(self.outputs["TokenApiUrl"], self.session)
+
     def api_arn(self, method: str, path: str) -> str:
         """What a caller's policy must allow for a method and path."""
         partition = self.outputs["ClientSecretArn"].split(":")[1]
@@ -189,59 +176,3 @@ class Stack:
         message = str(said.get("errorMessage", "")).removeprefix("not renewed: ")
         kind = str(said.get("errorType", "Unknown"))
         return Run(grants={}, error=kind, causes=tuple(message.split(" | ")))
-
-    def get(self, path: str, session: boto3.Session | None) -> Answer:
-        """GET a path of the token API, signed by a session, or anonymously with None.
-
-        Raises:
-            Failure: it does not answer, or the request cannot be signed.
-        """
-        url, host = self._api()
-        url += path
-        try:
-            if session is None:
-                headers = {"Host": host} if host else {}
-            else:
-                region = self.session.region_name
-                signer = Signer(url, session=session, region=region, host=host)
-                headers = signer.headers("GET", url, None)
-            answer = urllib3.request(
-                "GET", url, headers=headers, timeout=_API_TIMEOUT, retries=False, redirect=False
-            )
-        except NotConfigured as error:
-            step = "log in (`aws sso login`), or set AWS_PROFILE"
-            raise Failure(str(error), step, ExitCode.AWS) from None
-        except urllib3.exceptions.HTTPError as error:
-            raise Failure(
-                f"the token API did not answer ({type(error).__name__})",
-                "check the network; a private API (VpcEndpointIds) answers inside its VPC alone",
-                ExitCode.AWS,
-            ) from None
-        try:
-            body = json.loads(answer.data)
-        except ValueError:
-            body = {}
-        names = {name.lower(): value for name, value in answer.headers.items()}
-        return Answer(
-            status=answer.status, headers=names, body=body if isinstance(body, dict) else {}
-        )
-
-    def _api(self) -> tuple[str, str | None]:
-        """The API's URL, and its Host header where that is not the URL's."""
-        url = self.outputs["TokenApiUrl"]
-        endpoint = urlsplit(self.session.client("cloudformation").meta.endpoint_url)
-        if not _is_loopback(endpoint.hostname or ""):
-            return url, None
-        parts = urlsplit(url)
-        api_id = (parts.hostname or "").split(".")[0]
-        return (
-            f"{endpoint.scheme}://{endpoint.netloc}{parts.path}",
-            f"{api_id}.execute-api.localhost:{endpoint.port}",
-        )
-
-
-def _is_loopback(hostname: str) -> bool:
-    try:
-        return ip_address(hostname).is_loopback
-    except ValueError:
-        return hostname == "localhost"

@@ -85,7 +85,10 @@ def _walk(stack: Stack, file: GrantsFile) -> Iterator[Check]:
         return runs_check(rows, stack.interval, datetime.now(UTC))
 
     yield _guarded("refresher", look_at_runs)
-    yield from (grant_check(row, datetime.now(UTC)) for row in rows)
+    told: set[str] = set()
+    for row in rows:
+        yield grant_check(row, datetime.now(UTC), is_cause_told=row.cause in told)
+        told.add(row.cause)
     yield _guarded("token API", lambda: _api(stack))
     yield _guarded("alarms", lambda: _alarms(stack))
     yield _guarded("failures queue", lambda: _queue(stack))
@@ -183,9 +186,10 @@ def runs_check(rows: list[GrantRow], interval: timedelta, now: datetime) -> Chec
     return Check("refresher", "good", f"it last ran {span(age)} ago")
 
 
-def grant_check(row: GrantRow, now: datetime) -> Check:
+def grant_check(row: GrantRow, now: datetime, *, is_cause_told: bool = False) -> Check:
     """One grant: served, and without a trouble that will end that."""
-    name, why = f"grant {row.grant}", ": ".join(filter(None, [row.reason, row.cause]))
+    cause = "" if is_cause_told else row.cause
+    name, why = f"grant {row.grant}", ": ".join(filter(None, [row.reason, cause]))
     if row.reason == "blocked":
         return Check(name, "wrong", f"blocked: {row.cause}", f"broker unblock {row.grant}")
     left = f"{row.state.value}, {span(row.time_left(now))} left"
@@ -200,7 +204,7 @@ def grant_check(row: GrantRow, now: datetime) -> Check:
 def _api(stack: Stack) -> Check:
     """Whether it is there, and refuses who signs nothing."""
     try:
-        status = stack.get("/grants", None).status
+        status = stack.api.get("/grants", None).status
     except Failure as error:
         return Check("token API", "unknown", str(error), error.next_step)
     if status == 403:

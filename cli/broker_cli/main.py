@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+from io import TextIOWrapper
 from types import FrameType
 from typing import Any
 
@@ -145,6 +147,9 @@ def main() -> None:
         getattr(signal, "SIGHUP", signal.SIGTERM),
     ):  # no SIGHUP on Windows
         signal.signal(number, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a mark that an old terminal lacks is no reason
     if is_plain():
         rich_utils.COLOR_SYSTEM = None
     app()

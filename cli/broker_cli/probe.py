@@ -29,8 +29,8 @@ def probe(
         opened = Stack.open(stack)
         session = new_session(allowed_profile) if allowed_profile else opened.session
         calls = [
-            (allowed_profile or "you", 200, opened.get(f"/tokens/{grant}", session).status),
-            ("anonymous", 403, opened.get(f"/tokens/{grant}", None).status),
+            (allowed_profile or "you", 200, opened.api.token(grant, session).status),
+            ("anonymous", 403, opened.api.token(grant, None).status),
         ]
     is_well = all(expected == status for _, expected, status in calls)
     if json:

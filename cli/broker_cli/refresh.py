@@ -45,5 +45,5 @@ def show(run: Run) -> None:
         say(table)
     for cause in run.causes:
         say(f"not renewed: {printable(cause)}", style="red", stderr=True)
-    if run.error == "RenewalFailed":
+    if run.error:
         say("next:  `broker doctor`; grants not named here were renewed or not due", stderr=True)

@@ -101,9 +101,12 @@ class StatusView:
         heading = f"{self.title}: {served} of {len(self.rows)} grants served"
         yield Text(f"{heading}, {self.now.astimezone(UTC):%H:%M:%SZ}", style="bold")
         yield table
+        troubles: dict[tuple[str, str, datetime | None], list[GrantRow]] = {}
         for row in self.rows:
             if row.reason:
-                yield self._trouble(row)
+                troubles.setdefault((row.reason, row.cause, row.retry_at), []).append(row)
+        for rows in troubles.values():
+            yield self._trouble(rows)
         if self.note:
             yield Text(self.note, style="yellow")
 
@@ -113,13 +116,16 @@ class StatusView:
         filled = round(length * row.share_left(now))
         left = span(row.time_left(now)) if row.time_left(now) else "none"
         bar = Text.assemble((full * filled, style), (empty * (length - filled), "dim"), f" {left}")
-        renewed = f"{span(now - row.renewed_at)} ago" if row.renewed_at else "never"
+        never = "-" if row.state is GrantState.BLOCKED else "never"
+        renewed = f"{span(now - row.renewed_at)} ago" if row.renewed_at else never
         due = "-"
         if row.due_at and row.is_served:
             due = span(row.due_at - now) if row.due_at > now else "now"
         return [Text(row.grant), Text(row.state.value, style=style), bar, Text(renewed), Text(due)]
 
-    def _trouble(self, row: GrantRow) -> Text:
+    def _trouble(self, rows: list[GrantRow]) -> Text:
+        """What these grants suffer from alike."""
+        row, names = rows[0], ", ".join(row.grant for row in rows)
         style = _STYLES[row.state] if not row.is_served else "yellow"
         again = f"; tried again at {clock(row.retry_at, self.now)}" if row.retry_at else ""
-        return Text.assemble((f"{row.grant}: {row.reason}", style), f" {row.cause}{again}")
+        return Text.assemble((f"{names}: {row.reason}: ", style), f"{row.cause}{again}")

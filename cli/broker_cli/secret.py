@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Self
 
 import typer
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import TypeAdapter
 
 from broker_cli import trial
@@ -21,6 +21,7 @@ from broker_cli.aws import CONFIG, Stack
 from broker_cli.console import say, working
 from broker_cli.failures import ExitCode, Failure
 from broker_cli.options import Grants, StackName, examples, help_of, read_grants
+from token_broker.aws import describe_fault
 from token_broker.grants import DEFAULT_CONNECTION
 from token_refresher.credentials import CURRENT, ClientCredentials
 from token_refresher.validation import validate_json
@@ -103,10 +104,10 @@ class Candidate:
                     self._client.update_secret_version_stage(
                         SecretId=self._name, VersionStage=PENDING, RemoveFromVersionId=self._id
                     )
-            except ClientError as error:
+            except (ClientError, BotoCoreError) as error:
                 # Not there: it was never stored, or AWS has taken the label off by itself.
-                codes = {"ResourceNotFoundException", "InvalidParameterException"}
-                if error.response["Error"]["Code"] not in codes:
+                gone = {"ResourceNotFoundException", "InvalidParameterException"}
+                if describe_fault(error)[0] not in gone:
                     say(f"the version {self._id} keeps the label {PENDING}", stderr=True)
                     raise
 
@@ -162,7 +163,7 @@ def set_secret(
         if not tried.grant:
             raise Failure(
                 f"not stored: {tried.answer}",
-                "the current secret is as it was; get the right credentials from Enable",
+                "the current secret is as it was; check the credentials, or the way to Enable",
             )
         candidate.promote()
     say(f"Enable took it (a token for {tried.grant}); it is the current secret of {connection} now")

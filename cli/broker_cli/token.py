@@ -4,7 +4,8 @@ from typing import Annotated, Final
 
 import typer
 
-from broker_cli.aws import Answer, Stack
+from broker_cli.api import Answer, TokenApi
+from broker_cli.aws import Stack, new_session
 from broker_cli.console import printable, say, say_json, working
 from broker_cli.failures import ExitCode, Failure
 from broker_cli.options import GrantName, Grants, StackName, read_grants
@@ -29,6 +30,13 @@ def token(
     min_ttl: Annotated[
         int, typer.Option(min=0, metavar="SECONDS", help="How long it must still live.")
     ] = 0,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BROKER_URL",
+            help="The output TokenApiUrl, for who may not look the stack up.",
+        ),
+    ] = None,
 ) -> None:
     """Get a grant's token by a signed call, as you, and print it.
 
@@ -36,9 +44,9 @@ def token(
     you may not have it, with 5 if there is none now.
     """
     with working("asking"):
-        opened = Stack.open(stack)
-        query = f"?min_ttl={min_ttl}" if min_ttl else ""
-        answer = opened.get(f"/tokens/{grant}{query}", opened.session)
+        session = new_session()
+        api = TokenApi(url, session) if url else Stack.open(stack).api
+        answer = api.token(grant, session, f"?min_ttl={min_ttl}" if min_ttl else "")
     if answer.status != 200:
         raise refusal(answer, grant)
     value = str(answer.body["access_token"])
@@ -104,12 +112,12 @@ def policy(
     standard output, remarks to standard error.
     """
     found = grant_of(read_grants(grants_file), grant)
+    caller = normalized(principal) if principal else None
     with working("looking"):
         opened = Stack.open(stack)
     say_json(policy_document(opened, grant))
-    if principal is None:
+    if caller is None:
         return
-    caller = normalized(principal)
     if found.callers is None:
         say(f"{grant} names no callers: IAM alone decides", stderr=True)
     elif is_named(caller, found.callers):

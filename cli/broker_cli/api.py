@@ -1,0 +1,107 @@
+"""The token API as anybody calls it: a signed GET, or an anonymous one.
+
+`AWS_ENDPOINT_URL` at this machine is the embedded AWS (`make up`): its API Gateway listens
+there too, and goes by the Host header.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+import boto3
+import urllib3
+
+from broker_cli.console import printable
+from broker_cli.failures import ExitCode, Failure
+from enable_broker_client.errors import NotConfigured
+from enable_broker_client.signing import Signer
+
+_GRANT: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_TIMEOUT: Final = urllib3.Timeout(connect=3, read=29)
+"""Seconds; API Gateway itself waits 29."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the token API answered; its repr holds no token."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Mapping[str, object] = field(repr=False)
+
+
+class TokenApi:
+    """One stack's token API.
+
+    Args:
+        url: the stack's `TokenApiUrl`.
+        session: tells the region, and where AWS is.
+
+    Raises:
+        Failure: the URL is not https.
+    """
+
+    def __init__(self, url: str, session: boto3.Session) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname:
+            raise Failure(
+                "the URL is not https://…", "give the stack's output TokenApiUrl", ExitCode.USAGE
+            )
+        self._region = session.region_name
+        self._url, self._host = url.rstrip("/"), None
+        endpoint = urlsplit(session.client("sts").meta.endpoint_url)
+        if _is_loopback(endpoint.hostname or ""):
+            api_id = parts.hostname.split(".")[0]
+            self._url = f"{endpoint.scheme}://{endpoint.netloc}{parts.path}"
+            self._host = f"{api_id}.execute-api.localhost:{endpoint.port}"
+
+    def token(self, grant: str, session: boto3.Session | None, query: str = "") -> Answer:
+        """Ask for a grant's token; the rest as `get`."""
+        if not _GRANT.fullmatch(grant):
+            raise Failure(
+                f"{printable(grant)} is no grant's name", "`broker status`", ExitCode.USAGE
+            )
+        return self.get(f"/tokens/{grant}{query}", session)
+
+    def get(self, path: str, session: boto3.Session | None) -> Answer:
+        """GET a path, signed by a session, or anonymously with None.
+
+        Raises:
+            Failure: there is no answer, or the request cannot be signed.
+        """
+        url = self._url + path
+        headers = {"Host": self._host} if self._host else {}
+        try:
+            if session is not None:
+                signer = Signer(url, session=session, region=self._region, host=self._host)
+                headers = signer.headers("GET", url, None)
+            answer = urllib3.request(
+                "GET", url, headers=headers, timeout=_TIMEOUT, retries=False, redirect=False
+            )
+        except NotConfigured as error:
+            step = "log in (`aws sso login`), or set AWS_PROFILE"
+            raise Failure(str(error), step, ExitCode.AWS) from None
+        except urllib3.exceptions.HTTPError as error:
+            raise Failure(
+                f"the token API did not answer ({type(error).__name__})",
+                "check the network; a private API (VpcEndpointIds) answers inside its VPC alone",
+                ExitCode.AWS,
+            ) from None
+        try:
+            body = json.loads(answer.data)
+        except ValueError:
+            body = {}
+        names = {name.lower(): value for name, value in answer.headers.items()}
+        body = body if isinstance(body, dict) else {}
+        return Answer(status=answer.status, headers=names, body=body)
+
+
+def _is_loopback(hostname: str) -> bool:
+    try:
+        return ip_address(hostname).is_loopback
+    except ValueError:
+        return hostname == "localhost"

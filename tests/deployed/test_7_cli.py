@@ -1,0 +1,511 @@
+"""`broker` against the deployed stack: what an operator types, sees and is spared."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import jsonschema
+import pytest
+from botocore.credentials import Credentials
+from typer.testing import CliRunner, Result
+
+from broker_cli.failures import ExitCode
+from broker_cli.main import app
+from broker_cli.schemas import SCHEMAS
+from local.broker_stack import STACK_NAME, wait_until
+from local.callers import create_user
+from local.embedded_aws import ACCOUNT
+from tests.deployed.conftest import Deployed
+from token_broker.models import fingerprint
+from token_refresher.holds import ParameterHoldStore
+
+BROKER = Path(sys.executable).parent / "broker"
+
+
+@dataclass
+class Cli:
+    """The command line in this process, with the environment of the deployment's operator."""
+
+    environ: dict[str, str]
+    outputs: list[str] = field(default_factory=list)
+
+    def __call__(self, *arguments: str, stdin: str = "", **env: str) -> Result:
+        result = CliRunner().invoke(
+            app, arguments, input=stdin, env=self.environ | env, prog_name="broker"
+        )
+        assert "\x1b" not in result.output
+        assert "Traceback" not in result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        if arguments[0] != "token":
+            self.outputs.append(result.output)
+        return result
+
+    def json(self, command: str, *arguments: str, code: int = 0) -> dict:
+        result = self(*command.split(), *arguments, "--json")
+        assert result.exit_code == code, result.output
+        told = json.loads(result.stdout)
+        jsonschema.validate(told, SCHEMAS[command.replace(" ", "-")])
+        return told
+
+
+@pytest.fixture(scope="module")
+def cli(renewed: Deployed, source: Path) -> Cli:
+    own = renewed.stack.aws.environ(ACCOUNT)
+    environ = {name: value for name, value in own.items() if name.startswith("AWS_")}
+    return Cli(
+        environ
+        | {
+            "BROKER_GRANTS_FILE": str(source / "layers/shared/grants.toml"),
+            "COLUMNS": "100",
+            "BROKER_TRACEBACK": "",
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def good(renewed: Deployed) -> str:
+    """What the connection's secret holds, as an operator would have it in a file."""
+    renewed.stack.refresh({"force": True})
+    secret = renewed.stack.administrator.client("secretsmanager").get_secret_value(
+        SecretId=renewed.stack.outputs["ClientSecretArn"]
+    )
+    return secret["SecretString"]
+
+
+def labels(deployed: Deployed) -> dict[str, str]:
+    """Each staging label's version."""
+    secret = deployed.stack.administrator.client("secretsmanager").describe_secret(
+        SecretId=deployed.stack.outputs["ClientSecretArn"]
+    )
+    return {label: v for v, found in secret["VersionIdsToStages"].items() for label in found}
+
+
+def grants(told: dict) -> dict[str, dict]:
+    return {grant["grant"]: grant for grant in told["grants"]}
+
+
+def test_status_shows_every_grant_and_what_is_wrong(renewed: Deployed, cli: Cli):
+    told = grants(cli.json("status", code=1))
+    assert told["deals"]["state"] in {"live", "renewing"}
+    assert told["deals"]["seconds_left"] > 0
+    assert told["reporting"]["scope"] == ["read:deals", "read:activity", "read:users"]
+    assert (told["forbidden"]["state"], told["forbidden"]["reason"]) == ("lapsed", "invalid_scope")
+    for columns in ("80", "140"):
+        result = cli("status", COLUMNS=columns)
+        assert result.exit_code == ExitCode.WRONG
+        assert f"{STACK_NAME}: " in result.stdout
+        assert "forbidden: invalid_scope: " in result.stdout.replace("\n", " ")
+        assert max(map(len, result.stdout.splitlines())) <= int(columns)
+        assert ("read:activity" in result.stdout) == (columns == "140")
+
+
+def test_status_reads_no_token(renewed: Deployed, cli: Cli):
+    """An operator who may neither read nor decrypt a parameter has the same picture."""
+    actions = ["cloudformation:DescribeStacks", "ssm:DescribeParameters", "logs:FilterLogEvents"]
+    statement = {"Effect": "Allow", "Action": actions, "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": statement})
+    watcher = create_user(renewed.stack.administrator, "watcher", policy)
+    result = cli("status", **as_user(watcher))
+    assert "deals" in result.stdout
+    assert result.exit_code == ExitCode.WRONG  # of `forbidden`
+    refused = cli("refresh", **as_user(watcher))
+    assert refused.exit_code == ExitCode.AWS
+    assert refused.stderr.startswith("error: Invoke was refused by AWS: AccessDenied")
+
+
+def as_user(credentials: Credentials) -> dict[str, str]:
+    return {
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+    }
+
+
+def test_watch_goes_on_until_ctrl_c(cli: Cli):
+    command = [BROKER, "status", "--watch", "--every", "1"]
+    environ = {**os.environ, **cli.environ}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        seen = [process.stdout.readline()]
+        while sum(STACK_NAME in line for line in seen) < 2:
+            seen.append(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "\x1b" not in "".join(seen) + rest
+    assert len([line for line in seen if line.startswith("deals ")]) >= 1
+
+
+def test_refresh_renews_and_says_what_it_could_not(cli: Cli):
+    told = cli.json("refresh", "deals", "--force")
+    assert told["grants"]["deals"]["state"] == "renewed"
+    assert "renewed" in cli("refresh", "deals", "--force").stdout
+    told = cli.json("refresh", "forbidden", "--force", code=1)
+    assert told["causes"][0].startswith("forbidden: ")
+    failed = cli("refresh", "forbidden", "--force")
+    assert "forbidden: the token endpoint answered invalid_scope" in failed.stderr
+    assert "no such grant: nope" in cli("refresh", "nope").stderr
+
+
+def test_token_is_printed_to_whoever_may_have_it(renewed: Deployed, cli: Cli):
+    url = renewed.stack.outputs["TokenApiUrl"]
+    cli("refresh", "deals", "--force")
+    token = cli("token", "deals").stdout.strip()
+    assert token in set(renewed.enable.issued_tokens())
+    header = cli(
+        "token", "deals", "--header", "--url", url, **as_user(renewed.callers["user for deals"])
+    )
+    assert header.stdout.startswith("Authorization: Bearer ey")
+    assert header.stdout.split()[-1] in set(renewed.enable.issued_tokens())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "caller", "expected"),
+    [
+        (["deals"], "user without policy", (ExitCode.REFUSED, "IAM does not let you")),
+        (["locked"], "user for all", (ExitCode.REFUSED, "callers of locked")),
+        (["forbidden"], "user for all", (ExitCode.NOT_NOW, "no token of forbidden now")),
+        (["deals", "--min-ttl", "9999"], "user for all", (ExitCode.NOT_NOW, "fewer than min_ttl")),
+        (["invoices"], "user for all", (ExitCode.USAGE, "no grant invoices")),
+        (["../x"], "user for all", (ExitCode.USAGE, "no grant's name")),
+    ],
+)
+def test_token_is_refused_with_the_lock_and_a_next_step(
+    renewed: Deployed, cli: Cli, arguments: list[str], caller: str, expected: tuple[ExitCode, str]
+):
+    code, said = expected
+    url = renewed.stack.outputs["TokenApiUrl"]
+    result = cli("token", *arguments, "--url", url, **as_user(renewed.callers[caller]))
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert said in result.stderr
+    assert "next:  " in result.stderr
+
+
+def test_policy_is_what_a_new_caller_needs(renewed: Deployed, cli: Cli):
+    policy = cli("policy", "users").stdout
+    newcomer = create_user(renewed.stack.administrator, "by-policy", policy)
+    assert renewed.stack.api.get("/tokens/users", newcomer).status == 200
+    assert renewed.stack.api.get("/tokens/deals", newcomer).status == 403
+    report = renewed.stack.api.request(
+        "/tokens/users/rejection", newcomer, method="POST", body=b'{"fingerprint": "x"}'
+    )
+    assert report.status == 400  # let through by IAM, and found malformed by the function
+
+
+@pytest.mark.parametrize(
+    ("grant", "principal", "said"),
+    [
+        ("deals", "role/jobs/any", "names no callers"),
+        ("locked", "role/jobs/locked-job", "name arn"),
+        ("locked", "user/other", "refuses it"),
+        ("tried-out", "user/other", "lets it through and logs it"),
+    ],
+)
+def test_policy_says_whether_callers_name_the_principal(
+    cli: Cli, grant: str, principal: str, said: str
+):
+    result = cli("policy", grant, "--principal", f"arn:aws:iam::{ACCOUNT}:{principal}")
+    assert said in result.stderr
+    assert json.loads(result.stdout)["Statement"]
+
+
+@pytest.mark.parametrize(
+    ("grant", "principal", "refused_by"),
+    [
+        ("deals", "user/sync", []),
+        ("users", "user/sync", ["IAM"]),
+        ("locked", "user/everything", ["callers"]),
+        ("locked", "user/sync", ["IAM", "callers"]),
+        ("forbidden", "user/everything", ["token"]),
+    ],
+)
+def test_explain_names_the_lock_that_refuses(
+    cli: Cli, grant: str, principal: str, refused_by: list[str]
+):
+    arn = f"arn:aws:iam::{ACCOUNT}:{principal}"
+    told = cli.json("explain", grant, "--as", arn, code=1 if refused_by else 0)
+    assert [lock["lock"] for lock in told["locks"] if lock["verdict"] == "refuses"] == refused_by
+    text = cli("explain", grant, "--as", arn).stdout
+    expected = f"refused by {refused_by[0]}" if refused_by else "gets the token of deals"
+    assert expected in text
+
+
+def test_explain_knows_that_other_accounts_are_shut_out(cli: Cli):
+    told = cli.json("explain", "deals", "--as", "arn:aws:iam::999900001111:role/x", code=1)
+    assert told["locks"][0]["verdict"] == "refuses"
+
+
+def test_audit_says_who_got_what(renewed: Deployed, cli: Cli):
+    token = renewed.get("/tokens/deals", "user for deals").access_token
+    renewed.get("/tokens/locked", "user for all")
+    told = cli.json("audit", "--grant", "deals", "--caller", "user/sync", "--since", "1m")
+    assert told["events"][-1]["event"] == "token vended"
+    assert told["events"][-1]["fingerprint"] == fingerprint(token)
+    assert {event["grant"] for event in told["events"]} == {"deals"}
+    text = cli("audit", "--since", "1m").stdout
+    assert "token refused" in text
+    assert "access_denied" in text
+    assert "grant renewed" in text
+    assert cli("audit", "--caller", "nobody at all").stdout == ""
+
+
+def test_probe_is_an_exit_code_for_a_scheduler(cli: Cli):
+    assert cli.json("probe")["is_well"]
+    assert not cli.json("probe", "--grant", "forbidden", code=1)["is_well"]
+    assert "anonymous: forbidden answered 403" in cli("probe", "--grant", "forbidden").stdout
+
+
+def test_block_stops_a_grant_and_unblock_lets_it_go_on(renewed: Deployed, cli: Cli):
+    begun = time.monotonic()
+    assert cli("block", "activity", "--reason", "leaked, case 7").exit_code == 0
+    try:
+        told = grants(cli.json("status", code=1))["activity"]
+        assert (told["state"], told["reason"], told["cause"]) == (
+            "blocked",
+            "blocked",
+            "leaked, case 7",
+        )
+        wait_until(
+            lambda: renewed.get("/tokens/activity", "user for all").status == 503,
+            seconds=10,
+            what="the vend function to look again",
+        )
+        assert cli("refresh", "activity", "--force").exit_code == 0
+        assert grants(cli.json("status", code=1))["activity"]["state"] == "blocked"
+        url = renewed.stack.outputs["TokenApiUrl"]
+        refused = cli("token", "activity", "--url", url)
+        assert refused.exit_code == ExitCode.NOT_NOW
+        assert "blocked by its operator" in refused.stderr
+        checks = cli.json("doctor", code=1)["checks"]
+        blocked = next(check for check in checks if check["check"] == "grant activity")
+        assert blocked["mend"] == "broker unblock activity"
+    finally:
+        assert cli("unblock", "activity").exit_code == 0
+    assert time.monotonic() - begun < 20
+    assert grants(cli.json("status", code=1))["activity"]["state"] in {"live", "renewing"}
+    assert "not blocked" in cli("unblock", "activity").stdout
+    assert cli("block", "nope", "--reason", "x").exit_code == ExitCode.USAGE
+
+
+def test_block_outlasts_a_renewal_that_had_begun_before_it(renewed: Deployed, cli: Cli):
+    ssm, prefix = (
+        renewed.stack.administrator.client("ssm"),
+        renewed.stack.outputs["TokenParameterPrefix"],
+    )
+    holds = ParameterHoldStore(ssm, prefix=prefix)
+    asked = len(renewed.enable.token_requests)
+    renewed.enable.latency = timedelta(seconds=2)
+    try:
+        renewed.stack.administrator.client("lambda").invoke(
+            FunctionName=renewed.stack.outputs["RefreshFunctionName"],
+            InvocationType="Event",
+            Payload=b'{"force": true, "grants": ["activity"]}',
+        )
+        wait_until(
+            lambda: holds.read("default").is_claimed(datetime.now(UTC)), seconds=10, what="the run"
+        )
+        assert cli("block", "activity", "--reason", "overtaken").exit_code == 0
+        assert len(renewed.enable.token_requests) > asked
+        assert grants(cli.json("status", code=1))["activity"]["state"] == "blocked"
+    finally:
+        renewed.enable.latency = timedelta()
+        assert cli("unblock", "activity").exit_code == 0
+
+
+def test_wrong_secret_changes_nothing_and_callers_are_served(
+    renewed: Deployed, cli: Cli, good: str
+):
+    before = labels(renewed)
+    wrong = json.dumps(json.loads(good) | {"client_secret": "mistyped-s3cret"})
+    result = cli("secret", "set", "--from-file", "-", stdin=wrong)
+    assert result.exit_code == ExitCode.WRONG
+    assert "invalid_client" in result.stderr
+    assert labels(renewed) == before
+    assert renewed.get("/tokens/deals", "user for deals").status == 200
+
+
+def test_right_secret_becomes_the_current_one(
+    renewed: Deployed, cli: Cli, good: str, tmp_path: Path
+):
+    before = labels(renewed)
+    file = tmp_path / "enable.json"
+    file.write_text(good)
+    result = cli("secret", "set", "--from-file", str(file))
+    assert result.exit_code == 0, result.stderr
+    after = labels(renewed)
+    assert after["AWSCURRENT"] != before["AWSCURRENT"]
+    assert after["AWSPREVIOUS"] == before["AWSCURRENT"]
+    assert "AWSPENDING" not in after
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("not JSON p4ssw0rd", "not valid JSON"),
+        ('{"client_id": "a", "client_secret": "p4ssw0rd"}', "dealtrack_registration_id"),
+        (
+            '{"client_id": "a", "client_secret": "REPLACE-ME", "dealtrack_registration_id": "b"}',
+            "not been filled in",
+        ),
+    ],
+)
+def test_secret_of_another_shape_is_refused_unstored(
+    renewed: Deployed, cli: Cli, text: str, said: str
+):
+    before = labels(renewed)
+    result = cli("secret", "set", "--from-file", "-", stdin=text)
+    assert result.exit_code == ExitCode.USAGE
+    assert said in result.stderr
+    assert "p4ssw0rd" not in result.output
+    assert labels(renewed) == before
+
+
+def test_secret_needs_a_terminal_or_a_file_and_a_known_connection(cli: Cli):
+    assert cli("secret", "set").exit_code == ExitCode.USAGE
+    assert cli("secret", "set", "--from-file", "/nowhere").exit_code == ExitCode.USAGE
+    unknown = cli("secret", "set", "--connection", "nope", "--from-file", "-")
+    assert "no connection nope" in unknown.stderr
+
+
+def test_ctrl_c_while_a_secret_is_tried_leaves_nothing_half_done(
+    renewed: Deployed, cli: Cli, good: str
+):
+    before = labels(renewed)
+    renewed.enable.latency = timedelta(seconds=4)
+    try:
+        with subprocess.Popen(
+            [BROKER, "secret", "set", "--from-file", "-"],
+            env={**os.environ, **cli.environ},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            process.stdin.write(good)
+            process.stdin.close()
+            process.stdin = None
+            wait_until(lambda: "AWSPENDING" in labels(renewed), seconds=8, what="the pending label")
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=10)
+    finally:
+        renewed.enable.latency = timedelta()
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert output == "interrupted\n"
+    assert labels(renewed) == before
+
+
+def test_typed_secret_is_not_shown(renewed: Deployed, cli: Cli, good: str):
+    """On a terminal of its own, as a person would."""
+    typed = json.loads(good)
+    terminal, other_end = pty.openpty()
+    process = subprocess.Popen(
+        [BROKER, "secret", "set"],
+        env={**os.environ, **cli.environ},
+        stdin=other_end,
+        stdout=other_end,
+        stderr=other_end,
+        start_new_session=True,
+    )
+    os.close(other_end)
+    screen = b""
+
+    def read_until(text: bytes) -> None:
+        nonlocal screen
+        ends = time.monotonic() + 15
+        while text not in screen and time.monotonic() < ends:
+            if select.select([terminal], [], [], 0.1)[0]:
+                try:
+                    screen += os.read(terminal, 65_536)
+                except OSError:  # the other end has closed
+                    break
+        assert text in screen, screen
+
+    for name in ("client_id", "client_secret", "dealtrack_registration_id"):
+        read_until(f"{name}: ".encode())
+        os.write(terminal, typed[name].encode() + b"\n")
+    read_until(b"has been started")
+    assert process.wait(10) == 0
+    os.close(terminal)
+    shown = screen.decode()
+    assert not [value for value in typed.values() if value in shown]
+    cli.outputs.append(shown)
+
+
+@contextmanager
+def stored(deployed: Deployed, cli: Cli, good: str, text: str) -> Iterator[None]:
+    """Somebody has put this into the secret by hand; mended afterwards as the doctor says."""
+    deployed.stack.administrator.client("secretsmanager").put_secret_value(
+        SecretId=deployed.stack.outputs["ClientSecretArn"], SecretString=text
+    )
+    try:
+        yield
+    finally:
+        assert cli("secret", "set", "--from-file", "-", stdin=good).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ({"client_secret": "known to nobody"}, "credentials of default"),
+        ({"client_secret": "REPLACE-ME"}, "secret of default"),
+        ({"client_id": ""}, "secret of default"),
+    ],
+)
+def test_doctor_finds_a_broken_secret_first(
+    renewed: Deployed, cli: Cli, good: str, change: dict[str, str], first: str
+):
+    with stored(renewed, cli, good, json.dumps(json.loads(good) | change)):
+        told = cli.json("doctor", code=1)
+        assert told["first"] == first
+        found = next(check for check in told["checks"] if check["check"] == first)
+        assert "broker secret set" in found["mend"]
+        text = cli("doctor").stdout
+    assert f"wrong: {first}: " in text
+    assert "next:  broker secret set" in text
+    checks = {c["check"]: c["verdict"] for c in cli.json("doctor", code=1)["checks"]}
+    assert checks["secret of default"] == checks["credentials of default"] == "good"
+
+
+def test_doctor_walks_the_whole_path(renewed: Deployed, cli: Cli):
+    cloudwatch = renewed.stack.administrator.client("cloudwatch")
+    alarm = f"{STACK_NAME}-vend-crashes"
+    cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="a test")
+    try:
+        told = cli.json("doctor", code=1)
+    finally:
+        cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="OK", StateReason="a test")
+    checks = {check["check"]: check for check in told["checks"]}
+    for name in ("stack", "this machine's clock", "endpoint of default", "refresher", "token API"):
+        assert checks[name]["verdict"] == "good", checks[name]
+    assert checks["grant forbidden"]["verdict"] == "wrong"
+    assert "vend-crashes" in checks["alarms"]["found"]
+    assert "failures queue" in checks
+
+
+@pytest.mark.parametrize("command", ["status", "doctor", "token deals"])
+def test_no_stack_and_no_network_are_a_line_and_a_next_step(cli: Cli, command: str):
+    for arguments, env, said in (
+        (["--stack", "nowhere"], {}, "there is no stack nowhere"),
+        ([], {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "AWS could not be reached"),
+    ):
+        result = cli(*command.split(), *arguments, **env)
+        assert result.exit_code == ExitCode.AWS
+        assert result.stdout == ""
+        assert result.stderr.startswith(f"error: {said}")
+        assert result.stderr.splitlines()[1].startswith("next:  ")
+
+
+def test_no_output_held_a_secret_or_a_token(renewed: Deployed, cli: Cli, good: str):
+    secrets = {json.loads(good)["client_secret"], "mistyped-s3cret", "known to nobody"}
+    told = "".join(cli.outputs)
+    assert len(cli.outputs) > 40
+    assert not [s for s in secrets | set(renewed.enable.issued_tokens()) if s in told]

@@ -1,0 +1,398 @@
+"""The pure parts of the command line: spans, errors, policies, locks, checks, and its help."""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import boto3
+import jsonschema
+import pytest
+from botocore.exceptions import (
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ProfileNotFound,
+)
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from broker_cli import doctor
+from broker_cli.api import Answer
+from broker_cli.audit import event_json
+from broker_cli.aws import Stack
+from broker_cli.console import clock, parse_span, printable, span
+from broker_cli.explain import Lock, callers_lock, gets_a_token, token_lock
+from broker_cli.failures import ExitCode, Failure, failure_of
+from broker_cli.logs import LogLine
+from broker_cli.main import app
+from broker_cli.principals import is_named, normalized
+from broker_cli.render import GrantRow
+from broker_cli.schemas import SCHEMAS
+from broker_cli.token import policy_document, refusal
+from broker_cli.trial import Trial
+from token_broker.grants import Grant
+from token_vendor.vend import GrantState
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+ACCOUNT = "111122223333"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/reporting-job"
+
+
+@pytest.fixture
+def stack() -> Stack:
+    return Stack(
+        name="dev",
+        session=boto3.Session(region_name="eu-west-1"),
+        status="UPDATE_COMPLETE",
+        outputs={
+            "TokenApiUrl": "https://abc123.execute-api.eu-west-1.amazonaws.com/v1",
+            "ClientSecretArn": f"arn:aws:secretsmanager:eu-west-1:{ACCOUNT}:secret:dev/x-AbCdEf",
+        },
+        parameters={},
+        aws_time=NOW,
+        asked_at=NOW,
+    )
+
+
+def invoke(*arguments: str, **env: str):
+    return CliRunner().invoke(app, list(arguments), env=env, prog_name="broker")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-5, "0s"), (9, "9s"), (723, "12m 03s"), (3900, "1h 05m"), (90_000, "1d 01h")],
+)
+def test_span_in_two_units(seconds: int, text: str):
+    assert span(timedelta(seconds=seconds)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), (" 1h ", 3600), ("7d", 604_800)]
+)
+def test_span_is_read(text: str, seconds: int):
+    assert parse_span(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "1", "h", "-1h", "1.5h", "1h30m", "0s", "1w", "9999999d"])
+def test_what_is_no_span_is_refused(text: str):
+    with pytest.raises(ValueError, match="is not like"):
+        parse_span(text)
+
+
+def test_clock_has_a_date_only_on_another_day():
+    assert clock(NOW, NOW) == "03:04:05Z"
+    assert clock(NOW - timedelta(days=1), NOW) == "2026-01-01 03:04:05Z"
+
+
+def test_printable_text_has_no_control_characters():
+    assert printable("a\x1b[2Jb\n") == "a\ufffd[2Jb\ufffd"
+
+
+def client_error(code: str, message: str = "") -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": message}}, "PutParameter")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (NoCredentialsError(), "no AWS credentials"),
+        (ProfileNotFound(profile="x"), "no such AWS profile"),
+        (EndpointConnectionError(endpoint_url="https://x"), "AWS could not be reached"),
+        (client_error("ExpiredTokenException"), "ExpiredTokenException"),
+        (client_error("AccessDeniedException", "user/x may not"), "user/x may not"),
+        (client_error("ThrottlingException"), "ThrottlingException"),
+    ],
+)
+def test_fault_of_aws_is_a_line_and_a_next_step(error: Exception, said: str):
+    failure = failure_of(error)
+    assert said in str(failure)
+    assert failure.next_step
+    assert failure.code == ExitCode.AWS
+
+
+def test_unexpected_fault_quotes_nothing():
+    failure = failure_of(RuntimeError("the secret is hunter2"))
+    assert "hunter2" not in str(failure) + failure.next_step
+    assert failure.code == ExitCode.WRONG
+
+
+def test_policy_allows_the_token_and_its_report_and_nothing_else(stack: Stack):
+    document = policy_document(stack, "deals")
+    base = f"arn:aws:execute-api:eu-west-1:{ACCOUNT}:abc123/v1"
+    assert document["Statement"] == [
+        {
+            "Sid": "EnableToken",
+            "Effect": "Allow",
+            "Action": "execute-api:Invoke",
+            "Resource": [f"{base}/GET/tokens/deals", f"{base}/POST/tokens/deals/rejection"],
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arn", "principal"),
+    [
+        (ROLE, ROLE),
+        (f"arn:aws:sts::{ACCOUNT}:assumed-role/reporting-job/s", ROLE),
+        (f"arn:aws:iam::{ACCOUNT}:user/ops/a", f"arn:aws:iam::{ACCOUNT}:user/ops/a"),
+    ],
+)
+def test_principal_behind_an_arn(arn: str, principal: str):
+    assert normalized(arn) == principal
+
+
+@pytest.mark.parametrize("arn", ["", "me", f"arn:aws:iam::{ACCOUNT}:root", "arn:aws:s3:::b\x1b[2J"])
+def test_what_is_no_principal_is_refused(arn: str):
+    with pytest.raises(Failure) as caught:
+        normalized(arn)
+    assert caught.value.code == ExitCode.USAGE
+    assert "\x1b" not in str(caught.value)
+
+
+def test_role_is_named_whatever_its_path():
+    assert is_named(f"arn:aws:iam::{ACCOUNT}:role/jobs/reporting-job", (ROLE,))
+    assert not is_named(f"arn:aws:iam::{ACCOUNT}:user/reporting-job", (ROLE,))
+
+
+@pytest.mark.parametrize(
+    ("grant", "verdict"),
+    [
+        (Grant(scope=("a",)), "passes"),
+        (Grant(scope=("a",), callers=(ROLE,)), "passes"),
+        (Grant(scope=("a",), callers=(f"{ROLE}-2",)), "refuses"),
+        (Grant(scope=("a",), callers=(f"{ROLE}-2",), mode="audit"), "passes"),
+    ],
+)
+def test_second_lock(grant: Grant, verdict: str):
+    assert callers_lock(grant, ROLE).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("row", "verdict"),
+    [
+        (None, "refuses"),
+        (GrantRow(grant="g", scope=("a",), state=GrantState.RENEWING), "passes"),
+        (GrantRow(grant="g", scope=("b",), state=GrantState.LIVE), "unknown"),
+        (GrantRow(grant="g", scope=("a",), state=GrantState.BLOCKED, reason="blocked"), "refuses"),
+        (GrantRow(grant="g", state=GrantState.LAPSED), "refuses"),
+    ],
+)
+def test_token_as_a_lock(row: GrantRow | None, verdict: str):
+    assert token_lock(row, Grant(scope=("a",))).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "answer"),
+    [
+        (["passes", "passes"], "yes"),
+        (["passes", "unknown"], "unknown"),
+        (["unknown", "refuses"], "no"),
+    ],
+)
+def test_locks_together(verdicts: list[str], answer: str):
+    assert gets_a_token([Lock("l", v, "") for v in verdicts]) == answer
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind", "code"),
+    [
+        (400, "invalid_request", "", ExitCode.USAGE),
+        (403, "access_denied", "", ExitCode.REFUSED),
+        (403, "", "AccessDeniedException", ExitCode.REFUSED),
+        (403, "", "InvalidSignatureException", ExitCode.AWS),
+        (404, "unknown_grant", "", ExitCode.USAGE),
+        (429, "", "", ExitCode.NOT_NOW),
+        (503, "temporarily_unavailable", "", ExitCode.NOT_NOW),
+        (502, "", "", ExitCode.WRONG),
+    ],
+)
+def test_refusal_has_its_own_code(status: int, error: str, kind: str, code: ExitCode):
+    body = {"error": error, "error_description": "x\x1b[2J"} if error else {}
+    failure = refusal(Answer(status=status, headers={"x-amzn-errortype": kind}, body=body), "deals")
+    assert failure.code == code
+    assert "\x1b" not in str(failure)
+
+
+def row(**facts: object) -> GrantRow:
+    return GrantRow(**{"grant": "g", "state": GrantState.LIVE, "seen_at": NOW, **facts})
+
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("check", "verdict"),
+    [
+        (doctor.stack_check("s", "UPDATE_ROLLBACK_COMPLETE"), "good"),
+        (doctor.stack_check("s", "DELETE_COMPLETE"), "wrong"),
+        (doctor.stack_check("s", "UPDATE_ROLLBACK_FAILED"), "wrong"),
+        (doctor.clock_check("c", NOW, NOW - MINUTE), "good"),
+        (doctor.clock_check("c", NOW, NOW + 2 * MINUTE), "wrong"),
+        (doctor.credentials_check("default", Trial(grant="g", refused={"f": "no"})), "good"),
+        (doctor.credentials_check("default", Trial(grant="", refused={"f": "no"})), "wrong"),
+        (doctor.runs_check([], MINUTE, NOW), "wrong"),
+        (doctor.runs_check([row()], MINUTE, NOW + 3 * MINUTE), "good"),
+        (doctor.runs_check([row()], MINUTE, NOW + 4 * MINUTE), "wrong"),
+        (doctor.grant_check(row(), NOW), "good"),
+        (doctor.grant_check(row(reason="timeout", cause="slow"), NOW), "wrong"),
+        (doctor.grant_check(row(state=GrantState.LAPSED), NOW), "wrong"),
+        (doctor.grant_check(row(state=GrantState.BLOCKED, reason="blocked"), NOW), "wrong"),
+    ],
+)
+def test_check(check: doctor.Check, verdict: str):
+    assert check.verdict == verdict
+    assert bool(check.mend) == (verdict == "wrong")
+
+
+def test_check_that_cannot_be_made_is_no_fault_of_the_broker():
+    def refuse() -> doctor.Check:
+        raise client_error("AccessDeniedException")
+
+    assert doctor._guarded("alarms", refuse).verdict == "unknown"
+
+
+def test_audit_event_has_the_documented_shape():
+    line = LogLine(at=NOW, record={"message": "token vended", "grant": "deals", "caller": ROLE})
+    jsonschema.validate({"events": [event_json(line)]}, SCHEMAS["audit"])
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schema_is_one_and_is_printed(name: str):
+    answer = invoke("schema", name)
+    assert answer.exit_code == 0
+    jsonschema.Draft202012Validator.check_schema(json.loads(answer.stdout))
+
+
+def test_unknown_schema_is_a_usage_error():
+    assert invoke("schema", "nonsense").exit_code == ExitCode.USAGE
+
+
+def _commands(command: object, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _commands(inner, *path, name)
+
+
+COMMANDS = list(_commands(get_command(app)))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_is_plain_text_without_a_terminal(path: tuple[str, ...]):
+    answer = invoke(*path, "--help", COLUMNS="80")
+    assert answer.exit_code == 0
+    assert "\x1b" not in answer.stdout
+    assert max(map(len, answer.stdout.splitlines())) <= 80
+    if path not in {("secret",), ("grants",)}:
+        shown = re.split(r"Examples: *\n", answer.stdout)[1]
+        assert " ".join(("broker", *path)) in shown
+
+
+def test_help_documents_every_exit_code():
+    told = invoke("--help").stdout
+    codes = re.findall(r"^ +(\d+) +[A-Za-z]+[ ;]", told, re.MULTILINE)
+    assert set(map(int, codes)) == set(ExitCode)
+
+
+def test_no_command_takes_a_secret_as_an_argument():
+    told = "".join(invoke(*path, "--help", COLUMNS="200").stdout for path in COMMANDS)
+    assert not re.search(r"--(client-)?(secret|password|token)\b", told)
+
+
+def test_usage_error_is_no_traceback():
+    answer = invoke("status", "--nonsense")
+    assert answer.exit_code == ExitCode.USAGE
+    assert "Traceback" not in answer.output
+
+
+def without_aws(tmp_path: Path, **env: str | None) -> dict[str, str | None]:
+    gone = ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    return {
+        **dict.fromkeys(gone),
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_REGION": None,
+        "AWS_DEFAULT_REGION": None,
+        **env,
+    }
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({}, "no AWS region"),
+        ({"AWS_REGION": "eu-west-1"}, "no AWS credentials"),
+        ({"AWS_REGION": "eu-west-1", "AWS_PROFILE": "nobody"}, "no such AWS profile"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", ["status", "doctor", "audit", "refresh", "token deals", "policy deals", "probe"]
+)
+def test_missing_aws_environment_is_a_line_and_a_next_step(
+    tmp_path: Path, command: str, env: dict[str, str], said: str
+):
+    answer = CliRunner().invoke(app, command.split(), env=without_aws(tmp_path, **env))
+    assert answer.exit_code == ExitCode.AWS
+    assert answer.stdout == ""
+    assert answer.stderr.startswith(f"error: {said}")
+    assert answer.stderr.splitlines()[1].startswith("next:  ")
+
+
+def test_broken_environment_quotes_no_traceback(monkeypatch: pytest.MonkeyPatch):
+    def crash(_name: str) -> None:
+        raise RuntimeError("hunter2")
+
+    monkeypatch.setattr(Stack, "open", crash)
+    answer = invoke("status")
+    assert answer.exit_code == ExitCode.WRONG
+    assert "hunter2" not in answer.output
+    assert answer.exception is None or isinstance(answer.exception, SystemExit)
+
+
+def test_ctrl_c_is_told_by_the_exit_code(monkeypatch: pytest.MonkeyPatch):
+    def interrupt(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stack, "open", interrupt)
+    answer = invoke("status")
+    assert (answer.exit_code, answer.stderr) == (ExitCode.INTERRUPTED, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "faults"),
+    [
+        ('[grants.a]\nscope = ["x"]\n', 0, []),
+        ("[grants.a]\nscope = []\n", 1, ["grants.a: scope is empty"]),
+        ("not toml", 1, ["not TOML"]),
+    ],
+)
+def test_grants_check(tmp_path: Path, text: str, code: int, faults: list[str]):
+    file = tmp_path / "grants.toml"
+    file.write_text(text)
+    answer = invoke("grants", "check", str(file), "--json")
+    told = json.loads(answer.stdout)
+    jsonschema.validate(told, SCHEMAS["grants-check"])
+    assert answer.exit_code == code
+    assert [
+        fault[: len(start)] for fault, start in zip(told["faults"], faults, strict=True)
+    ] == faults
+    assert invoke("grants", "check", str(file)).exit_code == code
+
+
+def test_missing_grants_file_is_a_usage_error(tmp_path: Path):
+    assert invoke("grants", "check", str(tmp_path / "none")).exit_code == ExitCode.USAGE
+    answer = invoke("block", "deals", "--reason", "x", "--grants-file", str(tmp_path / "none"))
+    assert answer.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("reason", ["", "  ", "two\nlines", "x" * 201])
+def test_reason_of_a_block_is_one_short_line(reason: str):
+    assert invoke("block", "deals", "--reason", reason).exit_code == ExitCode.USAGE
+
+
+def test_commands_have_docstrings_of_whole_sentences():
+    for command in get_command(app).commands.values():
+        assert inspect.cleandoc(command.help or "").split("\n\n")[0].endswith((".", "`."))
