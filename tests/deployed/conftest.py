@@ -38,15 +38,6 @@ connection = "uat"
 """
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two halves of about the same length, each with one deployment on one worker."""
-    for item in items:
-        if "deployed" in item.path.parts:
-            is_second = item.path.name.startswith(("test_6", "test_7"))
-            half = "deployed-2" if is_second else "deployed-1"
-            item.add_marker(pytest.mark.xdist_group(half))
-
-
 @dataclass(frozen=True)
 class Deployed:
     stack: BrokerStack

@@ -46,8 +46,6 @@ from token_refresher.outcomes import State
 from token_refresher.refresh import Refresher
 from token_vendor import app as vendor_app
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 ACCOUNT: Final = "555566667777"
 PREFIX: Final = "/enable-tokens/faults"
 HURRIED_SECONDS: Final = 0.25

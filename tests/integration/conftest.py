@@ -17,12 +17,6 @@ ACCOUNT = "444455556666"
 PREFIX = "/enable-tokens/integration"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "integration" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("integration"))
-
-
 @dataclass(frozen=True)
 class Account:
     session: boto3.Session
