@@ -41,17 +41,17 @@ FULL: Final = Effort(
     cold_starts=25,
     warm_processes=4,
     warm_requests=4_000,
-    api_rounds=20,
-    api_requests=144,
+    api_rounds=12,
+    api_requests=320,
     lifetime_seconds=6,
     renewals=(1, 10, 100, 200, 500),
 )
 QUICK: Final = Effort(
-    cold_starts=5,
+    cold_starts=4,
     warm_processes=1,
     warm_requests=2_000,
-    api_rounds=3,
-    api_requests=96,
+    api_rounds=2,
+    api_requests=192,
     lifetime_seconds=4,
     renewals=(10, 50),
 )
