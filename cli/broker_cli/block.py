@@ -4,7 +4,6 @@ A block stands in the token's place: the vendor refuses when it next reads the p
 within its cache window, and the refresher leaves the grant alone.
 """
 
-import time
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
@@ -16,11 +15,9 @@ from broker_cli.failures import ExitCode, Failure
 from broker_cli.options import GrantName, Grants, StackName, read_grants
 from broker_cli.principals import grant_of
 from broker_cli.refresh import show
-from broker_cli.status import BLOCKED, kept
 from token_broker.errors import CorruptStoredToken, GrantBlocked
 from token_broker.models import block_record
 from token_broker.token_store import ParameterTokenStore
-from token_refresher.holds import CLAIM_LASTS, ParameterHoldStore
 
 _MAX_REASON: Final = 200
 """Characters: it is kept in the parameter's description as well, beside AWS's 1,024."""
@@ -46,11 +43,10 @@ def block(
             f"give up to {_MAX_REASON} characters",
             ExitCode.USAGE,
         )
-    connection = grant_of(read_grants(grants_file), grant).connection
+    grant_of(read_grants(grants_file), grant)
     with working("blocking"):
         opened = Stack.open(stack)
         _write(opened, grant, reason)
-        _outlast_running_renewal(opened, grant, connection, reason)
         opened.start_refresh({"grants": [grant]})  # it leaves the grant alone, and says so
     window = opened.parameters.get("TokenCacheSeconds", "60")
     say(f"{grant} is blocked; the last caller is served within {window} seconds from now")
@@ -59,34 +55,12 @@ def block(
 
 def _write(stack: Stack, grant: str, reason: str) -> int:
     """Put the block in the token's place; the parameter's new version."""
-    return stack.session.client("ssm", config=CONFIG).put_parameter(
-        Name=f"{stack.prefix}/{grant}",
-        Description=f"{BLOCKED}{reason}",
-        Value=block_record(reason, now=datetime.now(UTC)),
-        Type="SecureString",
-        KeyId=stack.resource("BrokerKey"),
-        Tier="Intelligent-Tiering",
-        Overwrite=True,
-    )["Version"]
-
-
-def _outlast_running_renewal(stack: Stack, grant: str, connection: str, reason: str) -> None:
-    """Block again what a run, which had looked before the block, has overwritten with a token."""
-    holds = ParameterHoldStore(stack.session.client("ssm", config=CONFIG), prefix=stack.prefix)
-    ends = time.monotonic() + 2 * CLAIM_LASTS.total_seconds()
-    time.sleep(1)  # a run that has looked claims the connection at once
-    while time.monotonic() < ends:
-        is_claimed = holds.read(connection).is_claimed(datetime.now(UTC))
-        parameter = kept(stack).get(grant)
-        if parameter is None or parameter.block is None:
-            _write(stack, grant, reason)
-        elif not is_claimed:
-            return
-        time.sleep(1)
-    raise Failure(
-        f"{grant} is blocked, but a run of the refresher may still undo it",
-        f"see whether `broker status` says so, else block {grant} again",
+    store = ParameterTokenStore(
+        stack.session.client("ssm", config=CONFIG),
+        prefix=stack.prefix,
+        key_id=stack.resource("BrokerKey"),
     )
+    return store.block(grant, GrantBlocked(reason, block_record(reason, now=datetime.now(UTC))))
 
 
 def unblock(grant: GrantName, stack: StackName, grants_file: Grants) -> None:

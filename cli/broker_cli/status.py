@@ -23,11 +23,9 @@ from broker_cli.options import Json, StackName
 from broker_cli.render import GrantRow, StatusView
 from token_broker.expiry import due_window, is_due
 from token_broker.models import rfc3339
+from token_broker.token_store import BLOCKED
 from token_refresher.outcomes import State
 from token_vendor.vend import GrantState
-
-BLOCKED: Final = "Blocked: "
-"""How `broker block` begins the description of a parameter, which is readable without its value."""
 
 PATTERN: Final = '{ $.state = "*" }'
 _WINDOWS: Final = (timedelta(minutes=5), timedelta(hours=1), timedelta(days=1))

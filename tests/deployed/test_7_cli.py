@@ -265,7 +265,6 @@ def test_probe_is_an_exit_code_for_a_scheduler(cli: Cli):
 
 
 def test_block_stops_a_grant_and_unblock_lets_it_go_on(renewed: Deployed, cli: Cli):
-    begun = time.monotonic()
     assert cli("block", "activity", "--reason", "leaked, case 7").exit_code == 0
     try:
         told = grants(cli.json("status", code=1))["activity"]
@@ -290,7 +289,6 @@ def test_block_stops_a_grant_and_unblock_lets_it_go_on(renewed: Deployed, cli: C
         assert blocked["mend"] == "broker unblock activity"
     finally:
         assert cli("unblock", "activity").exit_code == 0
-    assert time.monotonic() - begun < 20
     assert grants(cli.json("status", code=1))["activity"]["state"] in {"live", "renewing"}
     assert "not blocked" in cli("unblock", "activity").stdout
     assert cli("block", "nope", "--reason", "x").exit_code == ExitCode.USAGE
@@ -314,6 +312,11 @@ def test_block_outlasts_a_renewal_that_had_begun_before_it(renewed: Deployed, cl
             lambda: holds.read("default").is_claimed(datetime.now(UTC)), seconds=10, what="the run"
         )
         assert cli("block", "activity", "--reason", "overtaken").exit_code == 0
+        wait_until(
+            lambda: not holds.read("default").is_claimed(datetime.now(UTC)),
+            seconds=30,
+            what="the end of the run",
+        )
         assert len(renewed.enable.token_requests) > asked
         assert grants(cli.json("status", code=1))["activity"]["state"] == "blocked"
     finally:

@@ -21,7 +21,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 
 from token_broker.aws import describe_fault
-from token_broker.errors import TokenRequestRejected
+from token_broker.errors import GrantBlocked, TokenRequestRejected
 from token_broker.grants import DEFAULT_CONNECTION, Grant
 from token_broker.models import StoredToken, TokenRequest, TokenResponse
 from token_refresher.credentials import CURRENT, ClientCredentials, SecretVersion
@@ -164,6 +164,7 @@ class FakeStore:
     faults: dict[str, Exception] = field(default_factory=dict)
     unwritable: dict[str, Exception] = field(default_factory=dict)
     meanwhile: dict[str, StoredToken] = field(default_factory=dict)
+    blocked_meanwhile: dict[str, GrantBlocked] = field(default_factory=dict)
     reads: list[str] = field(default_factory=list)
     on_read: Callable[[], object] = lambda: None
     on_write: Callable[[str], object] = lambda _grant: None
@@ -176,10 +177,17 @@ class FakeStore:
         return self.tokens.get(grant)
 
     def replace(
-        self, grant: str, token: StoredToken, *, replaced: StoredToken | None
+        self,
+        grant: str,
+        token: StoredToken,
+        *,
+        replaced: StoredToken | None,
+        is_better_than_any: bool = False,
     ) -> StoredToken:
         assert replaced == self.tokens.get(grant) or replaced is None
-        self.write(grant, self.meanwhile.get(grant, token))
+        if grant in self.blocked_meanwhile:
+            raise self.blocked_meanwhile[grant]
+        self.write(grant, token if is_better_than_any else self.meanwhile.get(grant, token))
         return self.tokens[grant]
 
     def write(self, grant: str, token: StoredToken) -> int:

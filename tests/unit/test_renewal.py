@@ -24,6 +24,7 @@ from tests.unit.fakes import (
 )
 from token_broker.errors import (
     ConfigurationError,
+    GrantBlocked,
     InvalidTokenResponse,
     TokenEndpointUnavailable,
 )
@@ -100,6 +101,23 @@ def test_later_token_of_an_overlapping_run_is_what_is_told(empty: Broker) -> Non
     outcome = empty.run()["deals"]
     assert (outcome.state, outcome.fingerprint) == (State.UNCHANGED, other.fingerprint)
     assert outcome.expires_at == other.expires_at
+
+
+@pytest.mark.parametrize("request_", [RefreshRequest(), FORCED])
+def test_grant_that_is_blocked_while_it_is_renewed_is_no_failure(
+    empty: Broker, request_: RefreshRequest
+) -> None:
+    empty.store.blocked_meanwhile["deals"] = GrantBlocked("leaked on a screen")
+    outcome = empty.run(request_)["deals"]
+    assert (outcome.state, outcome.reason, outcome.cause, outcome.attempts) == (
+        State.BLOCKED,
+        "blocked",
+        "leaked on a screen",
+        1,
+    )
+    assert not outcome.is_store_read
+    assert outcome.fingerprint == ""
+    assert empty.store.tokens.keys() == {"activity", "users"}
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from tests.unit.fakes import all_said, leaks, ssm_client, stored
-from token_broker.errors import CorruptStoredToken
-from token_broker.models import StoredToken
+from token_broker.errors import CorruptStoredToken, GrantBlocked
+from token_broker.models import StoredToken, block_record
 from token_broker.token_store import ParameterTokenStore
 
 if TYPE_CHECKING:
@@ -137,6 +137,42 @@ def test_token_of_the_same_scopes_in_another_order_may_be_put_back(
     stub.add_response("get_parameter", parameter(later.to_json(), 8))
     stub.add_response("put_parameter", {"Version": 10}, written(later))
     assert store.replace("deals", token, replaced=OLD) == later
+
+
+def test_token_better_than_any_stays_over_a_later_one(
+    stub: Stubber, store: ParameterTokenStore
+) -> None:
+    stub.add_response("put_parameter", {"Version": 9}, written(NEW))
+    stub.add_response("get_parameter", parameter(stored("later", left=9999).to_json(), 8))
+    assert store.replace("deals", NEW, replaced=OLD, is_better_than_any=True) == NEW
+
+
+@pytest.mark.parametrize("is_better_than_any", [False, True])
+def test_block_that_a_renewal_has_overwritten_is_put_back(
+    stub: Stubber, store: ParameterTokenStore, is_better_than_any: bool
+) -> None:
+    block = block_record("leaked, case 7", now=NEW.issued_at)
+    stub.add_response("put_parameter", {"Version": 9}, written(NEW))
+    stub.add_response("get_parameter", parameter(block, 8), READ | {"Name": f"{NAME}:8"})
+    again = written(NEW) | {"Value": block, "Description": "Blocked: leaked, case 7"}
+    stub.add_response("put_parameter", {"Version": 10}, again)
+    with pytest.raises(GrantBlocked) as caught:
+        store.replace("deals", NEW, replaced=OLD, is_better_than_any=is_better_than_any)
+    assert caught.value.reason == "leaked, case 7"
+
+
+def test_block_that_a_token_put_back_has_overwritten_is_put_back(
+    stub: Stubber, store: ParameterTokenStore
+) -> None:
+    later, block = stored("later", left=3601), block_record("leaked", now=NEW.issued_at)
+    stub.add_response("put_parameter", {"Version": 9}, written(NEW))
+    stub.add_response("get_parameter", parameter(later.to_json(), 8))
+    stub.add_response("put_parameter", {"Version": 11}, written(later))
+    stub.add_response("get_parameter", parameter(block, 10), READ | {"Name": f"{NAME}:10"})
+    again = written(NEW) | {"Value": block, "Description": "Blocked: leaked"}
+    stub.add_response("put_parameter", {"Version": 12}, again)
+    with pytest.raises(GrantBlocked):
+        store.replace("deals", NEW, replaced=OLD)
 
 
 def test_refused_write_passes_through(stub: Stubber, store: ParameterTokenStore) -> None:

@@ -118,9 +118,7 @@ class Refresher:
         try:
             token = self.store.read(name)
         except GrantBlocked as block:
-            return Found(name=name, grant=grant).outcome(
-                State.BLOCKED, reason="blocked", cause=block.reason, is_store_read=False
-            )
+            return Found(name=name, grant=grant).blocked(block)
         except CorruptStoredToken:
             return Found(name=name, grant=grant, is_corrupt=True)
         except Exception as error:

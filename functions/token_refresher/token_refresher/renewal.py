@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from token_broker import expiry
 from token_broker.errors import (
+    GrantBlocked,
     InvalidTokenResponse,
     TokenEndpointError,
     TokenEndpointUnavailable,
@@ -43,12 +44,14 @@ class TokenStore(Protocol):
         """The stored token, live or not."""
 
     def replace(
-        self, grant: str, token: StoredToken, *, replaced: StoredToken | None
+        self,
+        grant: str,
+        token: StoredToken,
+        *,
+        replaced: StoredToken | None,
+        is_better_than_any: bool = False,
     ) -> StoredToken:
         """Store a token unless a later-expiring one was stored meanwhile; what is stored now."""
-
-    def write(self, grant: str, token: StoredToken) -> int:
-        """Store a token, whatever is stored."""
 
 
 class HoldStore(Protocol):
@@ -132,6 +135,12 @@ class Found:
             secret_version=token.secret_version if token else "",
         )
         return replace(outcome, **facts)
+
+    def blocked(self, block: GrantBlocked, **facts: Any) -> Outcome:
+        """The outcome of a grant whose token an operator's block has replaced."""
+        return replace(self, token=None).outcome(
+            State.BLOCKED, reason="blocked", cause=block.reason, is_store_read=False, **facts
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,18 +374,20 @@ class ConnectionRun:
             self._holds = self._holds.with_grant(found.name, None)
         try:
             return self._keep(found, token, facts)
+        except GrantBlocked as block:
+            return found.blocked(block, attempts=issued.attempts)
         except Exception as error:
             return replace(self._fault(found, error), attempts=issued.attempts)
 
     def _keep(self, found: Found, token: StoredToken, facts: dict[str, Any]) -> Outcome:
         """Store a token, unless what is stored is as good."""
         is_other = found.token is None or found.token.fingerprint != token.fingerprint
-        if self._force or (found.is_rejected and is_other):
-            self._tools.store.write(found.name, token)
-            return found.outcome(State.RENEWED, token, **facts)
-        if found.token and token.expires_at <= found.token.expires_at:
+        is_better = self._force or (found.is_rejected and is_other)
+        if not is_better and found.token and token.expires_at <= found.token.expires_at:
             return found.outcome(State.UNCHANGED, **facts)
-        stored = self._tools.store.replace(found.name, token, replaced=found.token)
+        stored = self._tools.store.replace(
+            found.name, token, replaced=found.token, is_better_than_any=is_better
+        )
         state = State.RENEWED if stored == token else State.UNCHANGED
         return found.outcome(state, stored, **facts)
 

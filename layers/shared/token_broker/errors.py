@@ -87,14 +87,16 @@ class GrantBlocked(BrokerError):
 
     Attributes:
         reason: what the operator gave as the reason.
+        record: what stands in the token's place.
         retry_after: when a caller may look again.
     """
 
     retry_after = timedelta(minutes=5)
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, record: str = "") -> None:
         super().__init__("the grant has been blocked by its operator")
         self.reason = reason
+        self.record = record
 
 
 class CorruptStoredToken(BrokerError):

@@ -152,7 +152,7 @@ class StoredToken:
             CorruptStoredToken: it is not what `to_json` writes.
         """
         if (reason := _block_reason(text)) is not None:
-            raise GrantBlocked(reason)
+            raise GrantBlocked(reason, text)
         token = cls._parse(text, parameter_version)
         if token is None:  # raised here, so that no cause or context holds the text
             raise CorruptStoredToken("the parameter holds no stored token")

@@ -5,12 +5,17 @@ can be held to its prefix; versions are never labelled, because a labelled oldes
 makes the 101st write fail.
 """
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
+from token_broker.errors import GrantBlocked
 from token_broker.models import StoredToken
 
 if TYPE_CHECKING:
     from types_boto3_ssm import SSMClient
+
+BLOCKED: Final = "Blocked: "
+"""Begins the description of a parameter that holds a block; the operator's reason follows."""
 
 
 class ParameterTokenStore:
@@ -47,23 +52,30 @@ class ParameterTokenStore:
         return self._read(f"{self._prefix}/{grant}")
 
     def replace(
-        self, grant: str, token: StoredToken, *, replaced: StoredToken | None
+        self,
+        grant: str,
+        token: StoredToken,
+        *,
+        replaced: StoredToken | None,
+        is_better_than_any: bool = False,
     ) -> StoredToken:
         """Store a token, unless another run has meanwhile stored one that expires later.
 
         Parameter Store has no conditional write. So the write's version tells whether
-        somebody else wrote between the read of `replaced` and this write; if so, the one
-        that expires later is put back.
+        somebody else wrote between the read of `replaced` and this write; if so, a block or
+        the token that expires later is put back.
 
         Args:
             grant: whose token it is.
             token: the new one.
             replaced: what was stored when this run looked; None if nothing was.
+            is_better_than_any: even one that expires later shall not stay.
 
         Returns:
             The token that is stored now.
 
         Raises:
+            GrantBlocked: an operator has put a block there meanwhile; it stands again.
             botocore.exceptions.ClientError, BotoCoreError: Parameter Store said no.
         """
         version = self.write(grant, token)
@@ -72,14 +84,16 @@ class ParameterTokenStore:
             return token
         try:
             between = self._read(f"{self._prefix}/{grant}:{version - 1}")
+        except GrantBlocked as block:
+            self.block(grant, block)
+            raise
         except Exception:  # corrupt or unreadable: the new token is stored, and that is good
             between = None
-        if between is None or set(between.scope) != set(token.scope):
+        if is_better_than_any or between is None or set(between.scope) != set(token.scope):
             return token
         if between.expires_at <= token.expires_at:
             return token
-        self.write(grant, between)
-        return between
+        return self.replace(grant, between, replaced=replace(token, parameter_version=version))
 
     def write(self, grant: str, token: StoredToken) -> int:
         """Replace the stored token of a grant, whatever it is.
@@ -92,10 +106,28 @@ class ParameterTokenStore:
         Raises:
             botocore.exceptions.ClientError, BotoCoreError: Parameter Store said no.
         """
+        return self._put(
+            grant,
+            token.to_json(),
+            f"Enable access token of the grant {grant}; written by the token broker",
+        )
+
+    def block(self, grant: str, block: GrantBlocked) -> int:
+        """Put a block in the place of a grant's token.
+
+        Returns:
+            The parameter's new version.
+
+        Raises:
+            botocore.exceptions.ClientError, BotoCoreError: Parameter Store said no.
+        """
+        return self._put(grant, block.record, f"{BLOCKED}{block.reason}")
+
+    def _put(self, grant: str, value: str, description: str) -> int:
         return self._writer.put_parameter(
             Name=f"{self._prefix}/{grant}",
-            Description=f"Enable access token of the grant {grant}; written by the token broker",
-            Value=token.to_json(),
+            Description=description,
+            Value=value,
             Type="SecureString",
             KeyId=self._key_id,
             Tier="Intelligent-Tiering",
