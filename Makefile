@@ -86,6 +86,7 @@ clean: ## Remove everything that make made
 help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "Operate it"; echo '  . .venv/bin/activate && broker --help    see docs/operate.md'
 
 # ── The environment ──────────────────────────────────────────────────────────────────────────────
 

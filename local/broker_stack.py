@@ -113,13 +113,7 @@ class BrokerStack:
         """Store Enable credentials, as an operator would."""
         self.administrator.client("secretsmanager").put_secret_value(
             SecretId=self.outputs["ClientSecretArn"],
-            SecretString=json.dumps(
-                {
-                    "client_id": client.client_id,
-                    "client_secret": client.client_secret,
-                    "dealtrack_registration_id": client.dealtrack_registration_id,
-                }
-            ),
+            SecretString=client.secret_json(),
         )
 
     def refresh(self, event: object) -> dict[str, object]:

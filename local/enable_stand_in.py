@@ -129,6 +129,10 @@ class Client:
         if not all(_SCOPE_TOKEN.fullmatch(scope) for scope in self.permitted_scopes):
             raise ValueError("permitted_scopes must hold scope-tokens (RFC 6749 section 3.3)")
 
+    def secret_json(self) -> str:
+        """What an operator stores for the broker to present these credentials."""
+        return json.dumps({name: getattr(self, name) for name in _CREDENTIAL_FIELDS})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 import uuid
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Final, Self
 
@@ -26,6 +28,9 @@ from token_broker.grants import load_grants
 STATE_FOLDER: Final = ROOT / ".local"
 STATE_FILE: Final = STATE_FOLDER / "up.json"
 LOG_FILE: Final = STATE_FOLDER / "up.log"
+OPERATOR_FILE: Final = STATE_FOLDER / "operator.env"
+CALLER_FILE: Final = STATE_FOLDER / "caller.env"
+CREDENTIALS_FILE: Final = STATE_FOLDER / "enable.json"
 START_TIMEOUT_SECONDS: Final = 180.0
 STOP_TIMEOUT_SECONDS: Final = 20.0
 MINUTE_SECONDS: Final = 10.0
@@ -38,7 +43,7 @@ class Running:
     pid: int
     endpoint_url: str
     enable_url: str
-    token_url: str
+    token_api_url: str
     host: str
     account: str
     access_key_id: str
@@ -54,34 +59,58 @@ class Running:
             return None
         return running
 
-    def write(self) -> None:
-        """Keep it for `make down`, readable by this user alone."""
-        partial = STATE_FILE.with_suffix(".partial")
-        partial.touch(mode=0o600)
-        partial.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
-        partial.replace(STATE_FILE)
+    def write(self, client: Client) -> None:
+        """Keep it for `make down`, and beside it what people need."""
+        for file, environment in self.environments().items():
+            _write(file, _sourced(environment))
+        _write(CREDENTIALS_FILE, client.secret_json())
+        _write(STATE_FILE, json.dumps(asdict(self), indent=2))
 
     def explain(self) -> str:
-        """How to call it, every line as it can be pasted."""
-        url = f"{self.endpoint_url}/v1/tokens/deals"
-        signed = f'--aws-sigv4 "aws:amz:{REGION}:execute-api"'
-        user = f'--user "{self.access_key_id}:{self.secret_access_key}"'
+        """What a person needs next; no credential is shown, the files hold them."""
         return f"""
+The broker is up, in an embedded AWS at {self.endpoint_url}. In a shell in this folder:
+
+  . .local/operator.env    makes you the account's administrator: for broker, sam, aws, boto3
+  . .local/caller.env      a caller whom IAM allows all: for the client and docs/callers.md
+
 The token API      {self.endpoint_url}/v1   with the header   Host: {self.host}
 The Enable API     {self.enable_url}/v1/deals
-A caller that IAM allows GET /tokens/*:
-  AWS_ACCESS_KEY_ID={self.access_key_id}
-  AWS_SECRET_ACCESS_KEY={self.secret_access_key}
+Its credentials    .local/enable.json
 
-Get a token:
-  curl -s {signed} {user} -H "Host: {self.host}" {url}
-
-Everything of AWS is at {self.endpoint_url}; account {self.account}'s administrator is
-  AWS_ENDPOINT_URL={self.endpoint_url} AWS_ACCESS_KEY_ID={self.account} \
-AWS_SECRET_ACCESS_KEY=any AWS_REGION={REGION}
-
-`make down` ends it.
+docs/operate.md is an hour with it. `make down` ends it and removes all of this.
 """
+
+    def environments(self) -> dict[Path, dict[str, str]]:
+        """What each of the files to be sourced sets, by file."""
+        common = {"AWS_ENDPOINT_URL": self.endpoint_url, "AWS_DEFAULT_REGION": REGION}
+        return {
+            OPERATOR_FILE: common
+            | {"AWS_ACCESS_KEY_ID": self.account, "AWS_SECRET_ACCESS_KEY": "any"},
+            CALLER_FILE: common
+            | {
+                "AWS_ACCESS_KEY_ID": self.access_key_id,
+                "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
+                "BROKER_URL": self.token_api_url,
+                "TOKEN_API_URL": f"{self.endpoint_url}/v1",
+                "TOKEN_API_HOST": self.host,
+                "ENABLE_URL": self.enable_url,
+            },
+        }
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file, whole or not at all, readable by this user alone."""
+    partial = file.with_suffix(".partial")
+    partial.touch(mode=0o600)
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+def _sourced(environment: dict[str, str]) -> str:
+    """A file for a shell to source; what would win over it or spoil it is unset."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    return "\n".join(["unset AWS_PROFILE AWS_REGION AWS_SESSION_TOKEN", *lines, ""])
 
 
 def serve() -> None:
@@ -103,13 +132,14 @@ def serve() -> None:
             EnableStandIn(client) as enable,
             EmbeddedAws(schedule_minute_seconds=MINUTE_SECONDS) as aws,
         ):
-            _bring_up(aws, enable, client).write()
+            _bring_up(aws, enable, client).write(client)
             print("up", flush=True)
             stop.wait()
     except KeyboardInterrupt:
         print("down", flush=True)
     finally:
-        STATE_FILE.unlink(missing_ok=True)
+        for file in (STATE_FILE, OPERATOR_FILE, CALLER_FILE, CREDENTIALS_FILE):
+            file.unlink(missing_ok=True)
 
 
 def _bring_up(aws: EmbeddedAws, enable: EnableStandIn, client: Client) -> Running:
@@ -119,7 +149,7 @@ def _bring_up(aws: EmbeddedAws, enable: EnableStandIn, client: Client) -> Runnin
     print("sam deploy", flush=True)
     stack.deploy(TokenUrl=enable.token_url)
     stack.store_secret(client)
-    caller = create_user(stack.administrator, "example-caller", stack.api.policy("/tokens/*"))
+    caller = create_user(stack.administrator, "example-caller", stack.api.policy("/*", method="*"))
     print("waiting for the schedule to renew all grants", flush=True)
     wait_until(
         lambda: all(stack.stored_since(grant) for grant in load_grants()),
@@ -130,7 +160,7 @@ def _bring_up(aws: EmbeddedAws, enable: EnableStandIn, client: Client) -> Runnin
         pid=os.getpid(),
         endpoint_url=aws.endpoint_url,
         enable_url=enable.url,
-        token_url=enable.token_url,
+        token_api_url=stack.outputs["TokenApiUrl"],
         host=stack.api.host,
         account=stack.account,
         access_key_id=caller.access_key,

@@ -69,7 +69,7 @@ class Signer:
             raise NotConfigured("no AWS credentials were found")
         region = self.region = self.region or _region_of(session)
         if not region:
-            raise NotConfigured("no AWS region: give TokenSource one, or set AWS_REGION")
+            raise NotConfigured("no AWS region: give TokenSource one, or set AWS_DEFAULT_REGION")
         return SigV4Auth(credentials.get_frozen_credentials(), "execute-api", region)
 
 
