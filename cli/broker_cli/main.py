@@ -11,7 +11,19 @@ import typer
 from typer import rich_utils
 from typer.core import TyperGroup
 
-from broker_cli import audit, block, doctor, explain, grants, probe, refresh, secret, status, token
+from broker_cli import (
+    audit,
+    block,
+    doctor,
+    explain,
+    failed_runs,
+    grants,
+    probe,
+    refresh,
+    secret,
+    status,
+    token,
+)
 from broker_cli.console import is_plain, say
 from broker_cli.failures import ExitCode, failure_of
 from broker_cli.options import examples, help_of
@@ -102,6 +114,7 @@ _add(
     "broker audit --caller role/reporting-job --json",
 )
 _add(probe.probe, "probe", _LOOK, "broker probe --grant deals", "broker probe --allowed-profile ci")
+_add(failed_runs.failures, "failures", _LOOK, "broker failures", "broker failures --clear")
 app.add_typer(secret.app, name="secret", rich_help_panel=_ACT)
 _add(
     refresh.refresh,
@@ -130,7 +143,7 @@ _add(
     token.token,
     "token",
     _CALLERS,
-    'curl -H "$(broker token deals --header)" https://…',
+    "broker token deals --header | curl -H @- https://…",
     "broker token deals --min-ttl 300",
 )
 _add(schema, "schema", _LOOK, "broker schema status")

@@ -12,7 +12,8 @@ _TEXT: Final[Schema] = {"type": "string"}
 _TEXTS: Final[Schema] = {"type": "array", "items": _TEXT}
 _TIME: Final[Schema] = {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"}
 _TIME_OR_NULL: Final[Schema] = {"anyOf": [_TIME, {"type": "null"}]}
-_SECONDS: Final[Schema] = {"type": "integer", "minimum": 0}
+_COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+_SECONDS: Final = _COUNT
 
 
 def _one_of(*values: str) -> Schema:
@@ -105,6 +106,10 @@ SCHEMAS: Final[dict[str, Schema]] = {
                 check=_TEXT, verdict=_one_of("good", "wrong", "unknown"), found=_TEXT, mend=_TEXT
             )
         ),
+    ),
+    "failures": _object(
+        reports=_list(_object(at=_TIME, error=_TEXT, causes=_TEXTS, tries=_COUNT)),
+        is_cleared={"type": "boolean"},
     ),
     "grants-check": _object(file=_TEXT, faults=_TEXTS),
 }

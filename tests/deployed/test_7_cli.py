@@ -264,6 +264,38 @@ def test_probe_is_an_exit_code_for_a_scheduler(cli: Cli):
     assert "anonymous: forbidden answered 403" in cli("probe", "--grant", "forbidden").stdout
 
 
+def test_failures_are_shown_and_stay_in_the_queue_until_they_are_cleared(
+    renewed: Deployed, cli: Cli
+):
+    renewed.stack.administrator.client("lambda").invoke(
+        FunctionName=renewed.stack.outputs["RefreshFunctionName"],
+        InvocationType="Event",
+        Payload=b'{"force": true, "grants": ["forbidden"]}',
+    )
+
+    def told() -> list[dict]:
+        result = cli("failures", "--json")
+        shown = json.loads(result.stdout)
+        jsonschema.validate(shown, SCHEMAS["failures"])
+        assert result.exit_code == (ExitCode.WRONG if shown["reports"] else 0)
+        return [r for r in shown["reports"] if "forbidden: " in "".join(r["causes"])]
+
+    wait_until(lambda: bool(told()), seconds=30, what="a report of the failed run")
+    (first, *_) = told()
+    assert first["tries"] == 3
+    text = cli("failures")
+    assert ", tried 3 times\n  forbidden: " in text.stdout
+    assert "broker failures --clear" in text.stderr
+    checks = {check["check"]: check for check in cli.json("doctor", code=1)["checks"]}
+    assert checks["failures queue"]["verdict"] == "wrong"
+    assert "cleared" in cli("failures", "--clear").stdout
+    wait_until(
+        lambda: "no run failed for good" in cli("failures", "--clear").stdout,
+        seconds=20,
+        what="an empty queue",
+    )
+
+
 def test_block_stops_a_grant_and_unblock_lets_it_go_on(renewed: Deployed, cli: Cli):
     assert cli("block", "activity", "--reason", "leaked, case 7").exit_code == 0
     try:
@@ -289,7 +321,11 @@ def test_block_stops_a_grant_and_unblock_lets_it_go_on(renewed: Deployed, cli: C
         assert blocked["mend"] == "broker unblock activity"
     finally:
         assert cli("unblock", "activity").exit_code == 0
-    assert grants(cli.json("status", code=1))["activity"]["state"] in {"live", "renewing"}
+    wait_until(
+        lambda: grants(cli.json("status", code=1))["activity"]["state"] in {"live", "renewing"},
+        seconds=20,
+        what="a token, if another run was at it",
+    )
     assert "not blocked" in cli("unblock", "activity").stdout
     assert cli("block", "nope", "--reason", "x").exit_code == ExitCode.USAGE
 

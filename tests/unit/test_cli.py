@@ -25,6 +25,7 @@ from broker_cli.audit import event_json
 from broker_cli.aws import Stack
 from broker_cli.console import clock, parse_span, printable, span
 from broker_cli.explain import Lock, callers_lock, gets_a_token, token_lock
+from broker_cli.failed_runs import Report
 from broker_cli.failures import ExitCode, Failure, failure_of
 from broker_cli.logs import LogLine
 from broker_cli.main import app
@@ -257,6 +258,40 @@ def test_check_that_cannot_be_made_is_no_fault_of_the_broker():
 def test_audit_event_has_the_documented_shape():
     line = LogLine(at=NOW, record={"message": "token vended", "grant": "deals", "caller": ROLE})
     jsonschema.validate({"events": [event_json(line)]}, SCHEMAS["audit"])
+
+
+REPORT = {
+    "requestContext": {"condition": "RetriesExhausted", "approximateInvokeCount": 3},
+    "responsePayload": {"errorType": "RenewalFailed", "errorMessage": "not renewed: a: x | b: y"},
+}
+TOO_OLD = {"requestContext": {"condition": "EventAgeExceeded", "approximateInvokeCount": 1}}
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "causes", "tries"),
+    [
+        (json.dumps(REPORT), "RenewalFailed", ("a: x", "b: y"), 3),
+        (json.dumps(TOO_OLD), "EventAgeExceeded", (), 1),
+        (json.dumps({**REPORT, "responsePayload": "text"}), "Unreadable", (), 0),
+        ("[]", "Unreadable", (), 0),
+        ("no JSON \x1b[2J", "Unreadable", (), 0),
+    ],
+)
+def test_report_of_a_failed_run(body: str, error: str, causes: tuple[str, ...], tries: int):
+    report = Report.of({"Body": body, "Attributes": {"SentTimestamp": "1767323045678"}})
+    assert (report.error, report.causes, report.tries) == (error, causes, tries)
+    assert report.at.replace(microsecond=0) == NOW
+    told = json.loads(json.dumps({"reports": [report.as_json()], "is_cleared": False}))
+    jsonschema.validate(told, SCHEMAS["failures"])
+
+
+def test_every_command_with_json_has_a_schema_and_no_schema_is_left_over():
+    commands = [
+        path
+        for path in COMMANDS
+        if re.search(r"^\W*--json ", invoke(*path, "--help").stdout, re.MULTILINE)
+    ]
+    assert {"-".join(path) for path in commands} == SCHEMAS.keys()
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
