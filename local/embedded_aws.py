@@ -60,7 +60,7 @@ class EmbeddedAws:
 
     @property
     def folder(self) -> Path:
-        """Where it keeps its files, among them `server.log`.
+        """Where it keeps its files, among them `server.log` and `iam.jsonl`, what roles asked for.
 
         Raises:
             RuntimeError: it has not been started.

@@ -1,21 +1,30 @@
 """The embedded AWS as a child process; started by `local.embedded_aws`, not by hand.
 
-Runs ministack in this process with three things changed, none of which a template can see:
+Runs ministack in this process with four things changed, none of which a template can see:
 
 - functions run in a bare interpreter, so that a package of the development environment never
   stands in for a requirement that was forgotten;
 - a scheduler's minute may last fewer seconds, so that a rate(1 minute) schedule really fires
   within a demo or a test;
+- what each role asks for, and whether IAM allows it, is written to `iam.jsonl` in its folder;
 - the server ends with the process that started it, however that one ended.
 """
 
+import json
 import os
+import resource
 import signal
 import sys
 import threading
+from pathlib import Path
+from typing import Final
 
 from ministack import app
-from ministack.services import apigateway_v1, eventbridge, scheduler
+from ministack.core import iam_actions, iam_evaluator
+from ministack.services import apigateway_v1, eventbridge, scheduler, sts
+
+FACTS: Final = ("Type", "KeyId", "WithDecryption")
+"""What a record repeats of a request to Parameter Store: nothing that could be secret."""
 
 
 def _end_with_parent() -> None:
@@ -49,6 +58,39 @@ def _apply_resource_policies() -> None:
     apigateway_v1._import_rest_api = import_with_policy
 
 
+def _record_what_roles_ask_for(file: Path) -> None:
+    # Where every service asks what IAM says, right after it has read the resource from the body.
+    # A value is told by its length alone.
+    find_resource, enforce = iam_actions.extract_resource_arn, iam_evaluator.enforce
+    record = file.open("a", buffering=1)
+    bodies: dict[str, bytes] = {}
+
+    def find_resource_and_note(
+        service: str, method: str, path: str, headers: object, body: bytes, *where: object
+    ) -> str:
+        bodies["last"] = body if service == "ssm" else b""
+        found: str = find_resource(service, method, path, headers, body, *where)
+        return found
+
+    def enforce_and_record(key_id: str, action: str, *args: object, **more: object) -> object:
+        refusal = enforce(key_id, action, *args, **more)
+        if session := sts._sessions.get(key_id):
+            request = json.loads(bodies.pop("last", b"") or b"{}")
+            line = {
+                "principal": session["Arn"],
+                "action": action,
+                "resource": more.get("resource_arn", "*"),
+                "is_allowed": refusal is None,
+                "request": {name: request[name] for name in FACTS if name in request}
+                | {"value_bytes": len(str(request.get("Value", "")).encode())},
+            }
+            record.write(json.dumps(line) + "\n")
+        return refusal
+
+    iam_actions.extract_resource_arn = find_resource_and_note
+    iam_evaluator.enforce = enforce_and_record
+
+
 def main() -> None:
     """Serve until the parent ends or SIGTERM comes: ARGV is PYTHON and MINUTE_SECONDS."""
     lambda_python, minute_seconds = sys.argv[1:]
@@ -56,6 +98,8 @@ def main() -> None:
     sys.executable = lambda_python
     _shorten_minute(float(minute_seconds))
     _apply_resource_policies()
+    _record_what_roles_ask_for(Path.home() / "iam.jsonl")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no token in a file
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle: it ends us in order
     threading.Thread(target=_end_with_parent, daemon=True).start()
     app.main()

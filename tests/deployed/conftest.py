@@ -15,11 +15,16 @@ from local.embedded_aws import ACCOUNT, EmbeddedAws
 from local.enable_stand_in import Client, EnableStandIn
 
 LIFETIME = timedelta(seconds=20)
+FULL_RUN_ACCOUNT = "222233334444"
 STANDARD_GRANTS = ("deals", "activity", "users", "reporting", "locked")
 MORE_GRANTS = f"""
 [grants.locked]
 scope = ["read:deals"]
-callers = ["arn:aws:iam::{ACCOUNT}:role/locked-*", "arn:aws:iam::{ACCOUNT}:user/ops/keyholder"]
+callers = [
+    "arn:aws:iam::{ACCOUNT}:role/locked-*",
+    "arn:aws:iam::{ACCOUNT}:user/ops/keyholder",
+    "arn:aws:iam::{FULL_RUN_ACCOUNT}:role/locked-*",
+]
 
 [grants.tried-out]
 scope = ["read:users", "read:deals"]
@@ -38,6 +43,11 @@ connection = "uat"
 """
 
 
+UAT_CLIENT = Client(
+    client_id="uat", client_secret="uat-only", dealtrack_registration_id="uat-registration"
+)
+
+
 @dataclass(frozen=True)
 class Deployed:
     stack: BrokerStack
@@ -51,10 +61,7 @@ class Deployed:
 @pytest.fixture(scope="session")
 def uat() -> Iterator[EnableStandIn]:
     """A second Enable instance, with credentials of its own."""
-    client = Client(
-        client_id="uat", client_secret="uat-only", dealtrack_registration_id="uat-registration"
-    )
-    with EnableStandIn(client, token_lifetime=LIFETIME) as stand_in:
+    with EnableStandIn(UAT_CLIENT, token_lifetime=LIFETIME) as stand_in:
         yield stand_in
 
 

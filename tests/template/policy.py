@@ -128,3 +128,50 @@ def _matches(operator: str, actual: str | None, wanted: list[str]) -> bool:
         case "StringNotEquals":
             return actual not in wanted
     raise NotImplementedError(operator)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a role asks of a service, as IAM sees it.
+
+    Attributes:
+        context: the condition keys that the request has.
+    """
+
+    action: str
+    resource: str
+    context: frozenset[tuple[str, str]] = frozenset()
+
+
+def allows(policy: dict, call: Call) -> bool:
+    """Whether a role with this one policy may do it: an Allow matches, and no Deny."""
+    matching = {s["Effect"] for s in policy["Statement"] if matches(s, call)}
+    return matching == {"Allow"}
+
+
+def matches(statement: dict, call: Call) -> bool:
+    """Whether a statement of a role's policy is about this call."""
+    assert set(statement) <= {"Sid", "Effect", "Action", "Resource", "Condition"}, statement
+    if not _like(call.action, statement["Action"]) or not _like(
+        call.resource, statement["Resource"]
+    ):
+        return False
+    present = dict(call.context)
+    for operator, keys in statement.get("Condition", {}).items():
+        for key, wanted in keys.items():
+            if operator not in {"StringEquals", "StringLike"}:
+                raise NotImplementedError(operator)
+            is_pattern = operator == "StringLike"
+            if key not in present:
+                return False
+            if not (_like(present[key], wanted) if is_pattern else present[key] == wanted):
+                return False
+    return True
+
+
+def _like(text: str, patterns: str | list[str]) -> bool:
+    """IAM's wildcards: `*` is any text, a slash too, and `?` any one character."""
+    several = [patterns] if isinstance(patterns, str) else patterns
+    return any(
+        re.fullmatch(re.escape(p).replace(r"\*", ".*").replace(r"\?", "."), text) for p in several
+    )

@@ -93,7 +93,7 @@ def _refresher() -> Refresher:
     )
 
 
-@logger.inject_lambda_context
+@logger.inject_lambda_context(log_event=False)  # not by POWERTOOLS_LOGGER_LOG_EVENT either
 def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     """Renew what is due.
 

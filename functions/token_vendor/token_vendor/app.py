@@ -102,7 +102,7 @@ def _lambda_client() -> "LambdaClient":
     return cast("LambdaClient", get_session().create_client("lambda", config=CLIENT_CONFIG))
 
 
-@logger.inject_lambda_context
+@logger.inject_lambda_context(log_event=False)  # not by POWERTOOLS_LOGGER_LOG_EVENT either
 def lambda_handler(event: object, context: LambdaContext) -> Response:  # noqa: ARG001
     """Answer a request to the token API.
 

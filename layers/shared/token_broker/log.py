@@ -1,9 +1,14 @@
 """The functions' structured log: one line of ASCII JSON for each record."""
 
 import json
+import logging
 from functools import partial
+from typing import Final
 
 from aws_lambda_powertools import Logger
+
+BODY_LOGGERS: Final = ("botocore", "urllib3")
+"""Libraries whose debug messages hold requests and answers: secrets and tokens."""
 
 
 def service_logger(service: str) -> Logger:
@@ -11,7 +16,12 @@ def service_logger(service: str) -> Logger:
 
     Its own serializer leaves non-ASCII as it is: a line separator (U+2028) in a made-up
     grant's name would end the audit record there.
+
+    Debug messages of BODY_LOGGERS are off from then on, whatever level Lambda's own log settings
+    or a layer give to all others.
     """
+    for name in BODY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)
     return Logger(
         service=service,
         json_serializer=partial(json.dumps, default=str, separators=(",", ":")),

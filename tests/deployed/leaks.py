@@ -1,0 +1,54 @@
+"""Where a secret must not be after a run: log groups, queue, files, processes."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from local.broker_stack import BrokerStack
+
+
+def log_groups(stack: BrokerStack) -> Iterator[tuple[str, str]]:
+    logs = stack.administrator.client("logs")
+    for group in logs.describe_log_groups()["logGroups"]:
+        name = group["logGroupName"]
+        for page in logs.get_paginator("filter_log_events").paginate(logGroupName=name):
+            for event in page["events"]:
+                yield name, event["message"]
+
+
+def queue(stack: BrokerStack) -> Iterator[tuple[str, str]]:
+    answer = stack.administrator.client("sqs").receive_message(
+        QueueUrl=stack.resource("RefreshFailuresQueue"), MaxNumberOfMessages=10
+    )
+    for message in answer.get("Messages", []):
+        yield "failure queue", message["Body"]
+
+
+def files(*folders: Path) -> Iterator[tuple[str, str]]:
+    for folder in folders:
+        for file in folder.rglob("*"):
+            if file.is_file() and not file.is_symlink() and ".venv" not in file.parts:
+                yield str(file), file.read_bytes().decode("utf-8", errors="replace")
+
+
+def processes() -> Iterator[tuple[str, str]]:
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            for name in ("cmdline", "environ"):
+                yield f"{process}/{name}", (process / name).read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+
+
+def all_places(stack: BrokerStack, *folders: Path) -> Iterator[tuple[str, str]]:
+    yield from log_groups(stack)
+    yield from queue(stack)
+    yield from files(stack.aws.folder, *folders)
+    if Path("/proc/self/environ").exists():
+        yield from processes()
+
+
+def leaks(places: Iterable[tuple[str, str]], secrets: Iterable[str]) -> set[str]:
+    """The places that hold a secret, as it is or as Python or JSON would escape it."""
+    found = {*secrets}
+    wanted = {*found, *(secret.encode("unicode_escape").decode() for secret in found)}
+    return {place for place, text in places if any(secret in text for secret in wanted)}

@@ -1,0 +1,34 @@
+"""What the functions' log never holds, whatever level the others' loggers are given."""
+
+import logging
+
+import pytest
+from botocore.session import Session
+
+from token_broker.log import BODY_LOGGERS, service_logger
+
+
+@pytest.fixture
+def everything_logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """As a function whose log level, or a layer of it, is set to DEBUG."""
+    for name in BODY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    caplog.set_level(logging.DEBUG)
+    return caplog
+
+
+def test_botocore_would_log_what_it_sends(everything_logged: pytest.LogCaptureFixture):
+    Session().create_client("ssm", region_name="eu-west-1")
+    assert [r for r in everything_logged.records if r.name.startswith("botocore")]
+
+
+def test_no_library_logs_what_it_sends_once_a_service_logger_is_made(
+    everything_logged: pytest.LogCaptureFixture,
+):
+    service_logger("token-refresher")
+    Session().create_client("ssm", region_name="eu-west-1")
+    logging.getLogger("urllib3.connectionpool").debug("a request")
+    logging.getLogger("botocore.parsers").debug("an answer")
+    assert [r for r in everything_logged.records if r.name.startswith(BODY_LOGGERS)] == []
+    logging.getLogger("botocore.parsers").info("what is no body")
+    assert everything_logged.records[-1].name == "botocore.parsers"
