@@ -78,6 +78,7 @@ class BrokerStack:
         sam = Path(sys.executable).parent / "sam"
         env = self.aws.environ(self.account)
         env["PATH"] = f"{sam.parent}:{env.get('PATH', '')}"
+        env["TMPDIR"] = str(self.aws.folder / "tmp")  # sam leaves empty folders there
         run = subprocess.run(
             [sam, *arguments],
             cwd=self.source,

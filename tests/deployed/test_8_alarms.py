@@ -81,7 +81,7 @@ def test_alarm_state_reaches_a_subscriber_of_the_topic(deployed: Deployed):
         sqs.delete_queue(QueueUrl=url)
     assert {m["AlarmName"] for m in received} == {name}
     assert {m["NewStateValue"] for m in received} == {"ALARM", "OK"}
-    assert "docs/runbook.md#renewals-stopped" in received[0]["AlarmDescription"]
+    assert "docs/operate.md#renewals-stopped" in received[0]["AlarmDescription"]
 
 
 def test_dashboard_is_there_with_all_names_filled_in(deployed: Deployed):

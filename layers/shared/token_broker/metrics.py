@@ -1,7 +1,7 @@
 """What the functions count, as CloudWatch embedded metric format on standard output.
 
 Every metric is emitted by service, and where more is known also by that, so that an alarm
-may look at the whole and a person at the part. docs/runbook.md says what each is for.
+may look at the whole and a person at the part. docs/operate.md says what each is for.
 
 Written here and not by Powertools' Metrics, whose provider takes a third of a warm request:
 the line is plain JSON (CloudWatch User Guide, "Specification: Embedded metric format").
