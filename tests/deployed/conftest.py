@@ -72,7 +72,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, uat: EnableStandIn) -> Path
     ignore = shutil.ignore_patterns("__pycache__")
     for name in ("layers", "functions", "clients"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-    for name in ("template.yaml", "samconfig.toml", "Makefile"):
+    for name in ("template.yaml", "samconfig.toml", "Makefile", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "requirements", folder / "requirements")
     (folder / ".venv").symlink_to(ROOT / ".venv")

@@ -222,10 +222,25 @@ def test_parameters_all_have_defaults_and_descriptions_and_stand_in_a_group():
     parameters = template()["Parameters"]
     interface = template()["Metadata"]["AWS::CloudFormation::Interface"]
     grouped = [name for group in interface["ParameterGroups"] for name in group["Parameters"]]
-    assert sorted(grouped) == sorted(parameters) == sorted(interface["ParameterLabels"])
+    assert grouped == list(parameters)  # `sam deploy --guided` asks in the template's order
+    assert grouped == list(interface["ParameterLabels"])
     for parameter in parameters.values():
         assert "Default" in parameter
-        assert parameter["Description"]
+        assert parameter["Description"].endswith(".")
+        assert ". " not in parameter["Description"]  # one sentence
+
+
+def test_application_can_be_published_under_the_version_of_the_project():
+    application = template()["Metadata"]["AWS::ServerlessRepo::Application"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert application["Name"] == project["name"]
+    assert application["SemanticVersion"] == project["version"]
+    assert application["SpdxLicenseId"] == project["license"]
+    for file in ("LicenseUrl", "ReadmeUrl"):
+        assert (ROOT / application[file]).is_file()
+    assert len(application["Description"]) <= 256
+    assert re.fullmatch(r"[a-z0-9](-?[a-z0-9])*", application["Author"])
+    assert len(application["Labels"]) <= 10
 
 
 @pytest.mark.parametrize(
