@@ -46,6 +46,10 @@ bench: .venv/.installed ## Measure it beside floors and peers: one table, under 
 bench-quick: .venv/.installed ## The same with fewer runs, under 90 seconds
 	@$(PYTHON) -m benchmarks --quick
 
+.PHONY: soak
+soak: .venv/.installed ## Faults upon faults, MINUTES=10 of them, drawn from SEED=1, and a check of every promise
+	@$(PYTHON) -m tests.soak --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(if $(RECORD),--record "$(RECORD)")
+
 .PHONY: lint
 lint: .venv/.installed ## Format, lint, types, template
 	@ruff format --check --quiet .

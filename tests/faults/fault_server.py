@@ -291,6 +291,7 @@ class FaultServer:
     Args:
         script: what to do, request by request.
         greet: what to do with a new connection before it is read: TLS, or nothing.
+        port: where to listen on 127.0.0.1; 0 takes a free one.
 
     Attributes:
         script: may be replaced between requests, which starts it anew.
@@ -305,6 +306,7 @@ class FaultServer:
         *,
         greet: Callable[[socket.socket, threading.Event], socket.socket] = _as_it_comes,
         scheme: str = "http",
+        port: int = 0,
     ) -> None:
         self._greet = greet
         self._scheme = scheme
@@ -312,7 +314,7 @@ class FaultServer:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
         self.connections = 0
         self.forms: list[dict[str, str]] = []
         self.faults: list[str] = []

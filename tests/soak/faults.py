@@ -1,0 +1,457 @@
+"""The faults of a soak: drawn from a seed, begun and ended, recorded.
+
+A round draws up to three faults that do not need the same thing, lets them overlap, and then
+leaves the broker alone until two refresh runs have been seen. Each family's members are dealt
+like cards: all come up before one comes again.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from local.enable_stand_in import Client, fingerprint
+from tests.faults.fault_table import (
+    AWS_FAULTS,
+    UPSTREAM_FAULTS,
+    AwsFault,
+    On,
+    UpstreamFault,
+    Where,
+)
+from tests.faults.fault_table import Hold as After
+from tests.soak.callers import Callers
+from tests.soak.record import now
+from tests.soak.world import GRANTS, REFRESHER, VENDOR, FaultProxy, World
+from token_refresher.outcomes import State
+
+LIFETIMES: Final = (20, 30, 40, 60, 120)
+"""Seconds that tokens live, drawn anew in some rounds; with the longest one a refusal's hold passes
+before callers notice."""
+
+LIFETIME_CHANGES: Final = 0.3
+"""Not in each: while tokens have just become shorter, the one at hand outlives every new one."""
+
+LONGEST_ASKED_SECONDS: Final = 10
+"""Rows in which Enable asks for more are left out: a soak would see nothing else."""
+
+JUNK: Final = (
+    "",
+    "null",
+    "{",
+    '{"access_token": 1}',
+    '{"access_token": "x", "scope": "read:deals", "expires_at": "2999-01-01T00:00:00"}',
+    "[" * 2000,
+    "\N{SNOWMAN}" * 100,
+    '{"access_token": "x", "token_type": "Bearer", "scope": "read:deals", "issued_at": "soon"}',
+)
+
+type Facts = dict[str, Any]
+type Fault = AbstractContextManager[Facts]
+"""Entered when it begins, left when it ends; yields facts for the record, which it may add to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A family of faults.
+
+    Attributes:
+        name: as the checker knows it.
+        needs: what no two faults of a round may both have.
+        weight: how often it is drawn.
+        members: what there is to draw from; each is told in the record.
+        make: makes the fault of a member.
+        seconds: between its begin and its end, drawn.
+    """
+
+    name: str
+    needs: frozenset[str]
+    weight: int
+    members: Sequence[Any]
+    make: Callable[[Any], Fault]
+    seconds: tuple[float, float] = (0, 0)
+
+
+@dataclass
+class Injector:
+    """Makes the faults; knows Enable's secret, which some of them change."""
+
+    world: World
+    callers: Callers
+    random: Random
+    current: int = 0
+    """The number of the fault that is being begun."""
+    _secrets: int = 0
+
+    # Enable
+
+    @contextlib.contextmanager
+    def row(self, row: UpstreamFault) -> Iterator[Facts]:
+        facts: Facts = {
+            "group": row.group,
+            "attempts": row.attempts,
+            "hold": row.hold.name.lower(),
+            "held_seconds": row.held_seconds,
+        }
+        self.world.enable.misbehave(row, self.current)
+        try:
+            yield facts
+        finally:
+            self.world.enable.behave()
+
+    @contextlib.contextmanager
+    def slow(self, seconds: float) -> Iterator[Facts]:
+        self.world.enable.stand_in.latency = timedelta(seconds=seconds)
+        try:
+            yield {}
+        finally:
+            self.world.enable.stand_in.latency = timedelta()
+
+    @contextlib.contextmanager
+    def stopped(self, _member: str) -> Iterator[Facts]:
+        self.world.enable.stop()
+        try:
+            yield {}
+        finally:
+            self.world.enable.start()
+
+    @contextlib.contextmanager
+    def enable_clock(self, seconds: float) -> Iterator[Facts]:
+        self.world.enable.clock_ahead = timedelta(seconds=seconds)
+        try:
+            yield {"seconds": seconds}
+        finally:
+            self.world.enable.clock_ahead = timedelta()
+
+    @contextlib.contextmanager
+    def revoked(self, grant: str) -> Iterator[Facts]:
+        """The stored token dies at Enable before its time."""
+        facts: Facts = {"grants": [grant]}
+        with contextlib.suppress(ClientError, ValueError, KeyError):
+            ssm = self.world.administrator.client("ssm")
+            value = ssm.get_parameter(Name=self.world.parameter(grant), WithDecryption=True)
+            token = json.loads(value["Parameter"]["Value"])["access_token"]
+            self.world.enable.stand_in.revoke(fingerprint(token))
+            facts["fingerprint"] = fingerprint(token)
+        yield facts
+
+    # The secret
+
+    @contextlib.contextmanager
+    def secret(self, order: str) -> Iterator[Facts]:
+        self._secrets += 1
+        client = self.world.client
+        new = f"another p+ss w&rd=%/ü€ {self._secrets} {self.random.randbytes(16).hex()}"
+        at_enable = lambda: self.world.enable.stand_in.change_secret(client.client_id, new)  # noqa: E731
+        in_aws = lambda: self.world.stack.store_secret(  # noqa: E731
+            Client(
+                client_id=client.client_id,
+                client_secret=new,
+                dealtrack_registration_id=client.dealtrack_registration_id,
+            )
+        )
+        first, last = (at_enable, in_aws) if order == "Enable first" else (in_aws, at_enable)
+        first()
+        if order == "both at once":
+            last()
+        try:
+            yield {}
+        finally:
+            if order != "both at once":
+                last()
+
+    # AWS
+
+    @contextlib.contextmanager
+    def aws(self, row: AwsFault, proxy: FaultProxy) -> Iterator[Facts]:
+        facts: Facts = {"on": row.on.name}
+        proxy.fired()
+        proxy.follow(row.on.rule(row.fault))
+        try:
+            yield facts
+        finally:
+            proxy.follow()
+            facts["fired"] = proxy.fired()
+
+    @contextlib.contextmanager
+    def deleted(self, grant: str) -> Iterator[Facts]:
+        with contextlib.suppress(ClientError):
+            self.world.administrator.client("ssm").delete_parameter(
+                Name=self.world.parameter(grant)
+            )
+        yield {"grants": [grant]}
+
+    @contextlib.contextmanager
+    def holds_deleted(self, _member: str) -> Iterator[Facts]:
+        with contextlib.suppress(ClientError):
+            self.world.administrator.client("ssm").delete_parameter(
+                Name=self.world.parameter("holds/default")
+            )
+        yield {}
+
+    @contextlib.contextmanager
+    def corrupted(self, member: tuple[str, str]) -> Iterator[Facts]:
+        grant, junk = member
+        self.world.administrator.client("ssm").put_parameter(
+            Name=self.world.parameter(grant),
+            Value=junk or " ",
+            Type="SecureString",
+            Overwrite=True,
+        )
+        yield {"grants": [grant]}
+
+    @contextlib.contextmanager
+    def vendor_killed(self, _member: str) -> Iterator[Facts]:
+        yield {"killed": self.world.kill(VENDOR)}
+
+    @contextlib.contextmanager
+    def refresher_killed(self, what: str) -> Iterator[Facts]:
+        """At the end of the fault, so that a run is under way: slow Enable, and a forced run."""
+        stand_in = self.world.enable.stand_in
+        stand_in.latency = timedelta(seconds=1.5)
+        facts: Facts = {"forced": what == "in a forced run"}
+        if facts["forced"]:
+            self.world.administrator.client("lambda").invoke(
+                FunctionName=self.world.stack.outputs[REFRESHER],
+                InvocationType="Event",
+                Payload=b'{"force": true}',
+            )
+        try:
+            yield facts
+        finally:
+            facts["killed"] = self.world.kill(REFRESHER)
+            stand_in.latency = timedelta()
+
+    # The callers
+
+    @contextlib.contextmanager
+    def callers_clock(self, seconds: float) -> Iterator[Facts]:
+        self.callers.clock_ahead = seconds
+        try:
+            yield {"seconds": seconds}
+        finally:
+            self.callers.clock_ahead = 0
+
+
+def _is_of_use(row: UpstreamFault) -> bool:
+    """A failure by HTTP on loopback, whatever scope is asked for and however often."""
+    return (
+        row.where is Where.HTTP
+        and len(row.script) == 1
+        and row.state is State.FAILED
+        and not row.group.startswith("Its scope")
+        and row.held_seconds <= LONGEST_ASKED_SECONDS
+    )
+
+
+def kinds(injector: Injector) -> list[Kind]:
+    """All families."""
+    rows = [row for row in UPSTREAM_FAULTS if _is_of_use(row)]
+    passing = [row for row in rows if row.hold in {After.NONE, After.ASKED}]
+    refused = [row for row in rows if row.hold is After.GRANT]
+    rejected = [row for row in rows if row.hold is After.CONNECTION]
+    reads = [row for row in AWS_FAULTS if row.on is On.TOKEN_READ]
+    store = ["store"]
+
+    def kind(
+        name: str, needs: Sequence[str], weight: int, members: Any, make: Any, *seconds: float
+    ) -> Kind:
+        span = (seconds[0], seconds[1]) if seconds else (0.0, 0.0)
+        return Kind(
+            name=name,
+            needs=frozenset(needs),
+            weight=weight,
+            members=list(members),
+            make=make,
+            seconds=span,
+        )
+
+    return [
+        kind("Enable fails", ["door"], 6, passing, injector.row, 2, 6),
+        kind("Enable answers amiss or refuses a grant", ["door"], 4, refused, injector.row, 2, 5),
+        kind("Enable refuses the client", ["door"], 1, rejected, injector.row, 2, 5),
+        kind("Enable is slow", ["door"], 2, (0.5, 2.0, 4.0), injector.slow, 4, 10),
+        kind("Enable stops and starts again", ["door"], 2, ["stopped"], injector.stopped, 2, 6),
+        kind("Enable's clock jumps", ["clock"], 2, (-5, -2, 2, 5), injector.enable_clock, 5, 15),
+        kind("Enable revokes the token", store, 1, GRANTS, injector.revoked),
+        kind(
+            "the secret changes",
+            ["secret", "door"],
+            3,
+            ("Enable first", "both at once", "Secrets Manager first"),
+            injector.secret,
+            1,
+            4,
+        ),
+        kind(
+            "AWS fails the refresher",
+            ["refresher"],
+            6,
+            AWS_FAULTS,
+            lambda row: injector.aws(row, injector.world.refresher_proxy),
+            2,
+            6,
+        ),
+        kind(
+            "AWS fails the vendor",
+            ["vendor"],
+            3,
+            reads,
+            lambda row: injector.aws(row, injector.world.vendor_proxy),
+            1,
+            3,
+        ),
+        kind("a token is deleted", store, 2, GRANTS, injector.deleted),
+        kind(
+            "a token is corrupted",
+            store,
+            2,
+            [(grant, junk) for grant in GRANTS for junk in JUNK],
+            injector.corrupted,
+        ),
+        kind("the holds are deleted", ["holds"], 1, ["deleted"], injector.holds_deleted),
+        kind("the vendor is killed", ["vendor"], 2, ["killed"], injector.vendor_killed),
+        kind(
+            "the refresher is killed",
+            ["door", "refresher", "secret"],
+            2,
+            ("in a forced run", "in a run if there is one"),
+            injector.refresher_killed,
+            0.5,
+            2,
+        ),
+        kind(
+            "the callers' clocks jump", ["callers"], 1, (3600, -3600), injector.callers_clock, 3, 8
+        ),
+    ]
+
+
+@dataclass
+class _Open:
+    number: int
+    kind: Kind
+    what: str
+    facts: Facts
+    begin: float
+    begun: float
+    stack: ExitStack
+    ends: float
+
+
+class Storm:
+    """Rounds of faults.
+
+    Args:
+        injector: makes them.
+        seed: decides which, when and for how long.
+        tell: is told of each fault.
+    """
+
+    def __init__(self, injector: Injector, seed: int, tell: Callable[[str], None]) -> None:
+        self._injector = injector
+        self._random = Random(f"{seed} storm")  # noqa: S311 - reproducible on purpose
+        self._kinds = kinds(injector)
+        self._decks: dict[str, list[Any]] = {}
+        self._names: list[str] = []
+        self._tell = tell
+        self.injected = 0
+
+    def round(self, wait: Callable[[float], bool], *, most: int = 3) -> float:
+        """One round; `wait` waits so many seconds, and says whether to end early.
+
+        Returns:
+            When its last fault had ended.
+        """
+        random, world = self._random, self._injector.world
+        if random.random() < LIFETIME_CHANGES:
+            world.enable.stand_in.token_lifetime = timedelta(seconds=random.choice(LIFETIMES))
+        chosen = self._choose(random.randint(1, most))
+        plan = [
+            (random.uniform(0, 3) if number else 0.0, kind, random.uniform(*kind.seconds))
+            for number, kind in enumerate(chosen)
+        ]
+        plan.sort(key=lambda item: item[0])
+        begun, is_ended = time.monotonic(), False
+        running: list[_Open] = []
+        try:
+            while (plan or running) and not is_ended:
+                elapsed = time.monotonic() - begun
+                for fault in [f for f in running if f.ends <= elapsed]:
+                    running.remove(fault)
+                    self._end(fault)
+                while plan and plan[0][0] <= elapsed:
+                    _, kind, seconds = plan.pop(0)
+                    running.append(self._begin(kind, ends=elapsed + seconds))
+                is_ended = wait(0.1)
+        finally:
+            for fault in running:
+                self._end(fault)
+        return now()
+
+    def _choose(self, count: int) -> list[Kind]:
+        chosen: list[Kind] = []
+        taken: set[str] = set()
+        for _ in range(count):
+            free = [kind for kind in self._kinds if not kind.needs & taken]
+            # Each name as often as its weight before the deck is dealt anew.
+            names = [name for name in self._names if any(k.name == name for k in free)]
+            if not names:
+                deck = [kind.name for kind in self._kinds for _ in range(kind.weight)]
+                self._random.shuffle(deck)
+                self._names += deck
+                names = [name for name in self._names if any(k.name == name for k in free)]
+            self._names.remove(names[0])
+            [kind] = [kind for kind in free if kind.name == names[0]]
+            chosen.append(kind)
+            taken |= kind.needs
+        return chosen
+
+    def _member(self, kind: Kind) -> Any:
+        deck = self._decks.get(kind.name)
+        if not deck:
+            deck = self._decks[kind.name] = list(kind.members)
+            self._random.shuffle(deck)
+        return deck.pop()
+
+    def _begin(self, kind: Kind, *, ends: float) -> _Open:
+        member = self._member(kind)
+        self.injected += 1
+        self._injector.current = self.injected
+        what = getattr(member, "what", member)
+        if isinstance(member, AwsFault):
+            what = f"{member.on.name}: {what}"
+        stack, begin = ExitStack(), now()
+        facts = stack.enter_context(kind.make(member))
+        self._tell(f"{kind.name}: {what}")
+        return _Open(
+            number=self.injected,
+            kind=kind,
+            what=str(what),
+            facts=facts,
+            begin=begin,
+            begun=now(),
+            stack=stack,
+            ends=ends,
+        )
+
+    def _end(self, fault: _Open) -> None:
+        ending = now()
+        fault.stack.close()
+        self._injector.world.record.add(
+            "fault",
+            number=fault.number,
+            name=fault.kind.name,
+            what=fault.what,
+            begin=fault.begin,
+            begun=fault.begun,
+            ending=ending,
+            end=now(),
+            **fault.facts,
+        )
