@@ -75,7 +75,7 @@ def test_alarm_state_reaches_a_subscriber_of_the_topic(deployed: Deployed):
             administrator.client("cloudwatch").set_alarm_state(
                 AlarmName=name, StateValue=state, StateReason="a test of the wiring"
             )
-        wait_until(has_told_both, seconds=10, what="the alarm's messages")
+        wait_until(has_told_both, seconds=30, what="the alarm's messages")
     finally:
         sns.unsubscribe(SubscriptionArn=subscription)
         sqs.delete_queue(QueueUrl=url)
@@ -133,7 +133,7 @@ def test_log_holds_the_metrics_that_alarms_and_dashboard_look_at(
     assert renewed.get("/tokens/invoices", "user for all").status == 404
     wait_until(
         lambda: _emitted(renewed.stack, service) >= expected,
-        seconds=10,
+        seconds=30,
         what=f"{sorted(expected)} in the log of {service}",
     )
 

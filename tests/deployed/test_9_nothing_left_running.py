@@ -52,7 +52,7 @@ def test_embedded_aws_ends_with_the_process_that_started_it(tmp_path: Path, how:
         process.send_signal(how)
         process.wait(20)
         wait_until(
-            lambda: not _processes_with(f"HOME={folder}"), seconds=10, what="the server to end"
+            lambda: not _processes_with(f"HOME={folder}"), seconds=30, what="the server to end"
         )
 
 
@@ -60,13 +60,13 @@ def test_demo_ends_in_order_on_ctrl_c(tmp_path: Path):
     with _start("-m", "local.demo", tmp=tmp_path) as process:
         wait_until(
             lambda: bool(_processes_with(f"HOME={tmp_path}/embedded-aws")),
-            seconds=20,
+            seconds=60,
             what="the embedded AWS",
         )
         time.sleep(2)  # half-way: in the middle of sam build
         os.killpg(process.pid, signal.SIGINT)
-        output = process.communicate(timeout=30)[0]
+        output = process.communicate(timeout=60)[0]
     assert process.returncode == 130
     assert "nothing is left running" in output
-    wait_until(lambda: not _processes_with(str(tmp_path)), seconds=10, what="the processes to end")
+    wait_until(lambda: not _processes_with(str(tmp_path)), seconds=30, what="the processes to end")
     assert not list(tmp_path.glob("embedded-aws-*"))
