@@ -141,15 +141,15 @@ def measure(grants: int) -> Renewal:
         )
 
 
-def _median(grants: int) -> Renewal:
-    """The middle one of three runs; one run of many grants is long enough by itself."""
-    runs = [measure(grants) for _ in range(3 if grants <= _MANY else 1)]
-    return sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
+def _median(grants: int, runs: int) -> Renewal:
+    """The middle one of so many runs; one run of many grants is long enough by itself."""
+    found = [measure(grants) for _ in range(runs if grants <= _MANY else 1)]
+    return sorted(found, key=lambda run: run.seconds)[len(found) // 2]
 
 
-def rows(counts: Sequence[int]) -> list[Row]:
+def rows(counts: Sequence[int], runs: int) -> list[Row]:
     """How close to the ideal each number of grants is, and what the largest takes of memory."""
-    found = [_median(count) for count in counts]
+    found = [_median(count, runs) for count in counts]
     table = [
         Row.at_most(
             f"{run.grants} grants, against the ideal of {run.ideal_seconds:.1f} s",
