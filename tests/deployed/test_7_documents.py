@@ -1,4 +1,4 @@
-"""The examples of README and docs/callers.md, run as a reader would paste them."""
+"""The examples of README, docs/callers.md and the client's README, run as a reader would."""
 
 import json
 import os
@@ -44,7 +44,8 @@ def _examples(page: str) -> Iterator[Example]:
         )
 
 
-EXAMPLES = [*_examples("README.md"), *_examples("docs/callers.md")]
+PAGES = ("README.md", "docs/callers.md", "clients/python/README.md")
+EXAMPLES = [example for page in PAGES for example in _examples(page)]
 
 
 def run(deployed: Deployed, example: Example, caller: str, folder: Path) -> tuple[int, str, str]:
@@ -82,6 +83,8 @@ def test_pages_have_examples_that_run():
     assert kinds.count(("docs/callers.md", "python")) >= 4
     assert kinds.count(("docs/callers.md", "sh")) >= 3
     assert ("README.md", "python") in kinds
+    marked = sum((ROOT / page).read_text(encoding="utf-8").count("<!-- runs") for page in PAGES)
+    assert len(EXAMPLES) == marked
 
 
 def test_first_call_takes_no_more_than_ten_lines():

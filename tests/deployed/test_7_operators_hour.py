@@ -168,6 +168,10 @@ def _taken(file: Path) -> str:
     return text
 
 
+def test_every_block_that_is_said_to_run_does():
+    assert len(blocks()) == PAGE.read_text(encoding="utf-8").count("<!-- runs")
+
+
 def test_only_what_is_meant_to_fail_does(hour: Hour):
     assert hour.failed == ("1 broker secret set --from-file -", "1 broker doctor"), hour.said
 

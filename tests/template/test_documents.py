@@ -8,11 +8,15 @@ import tomllib
 from functools import cache
 
 import pytest
+from typer.main import get_command
 
+from broker_cli.main import app
 from tests.template.test_template import ROOT, template
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+RUN = {"README.md", "clients/python/README.md", "docs/callers.md", "docs/operate.md"}
+"""The pages whose examples tests/deployed/test_7_*.py run."""
 HOW = re.compile(r"<!-- (runs|by hand: |needs a real account)[^\n]* -->\n\Z")
 
 
@@ -106,10 +110,47 @@ def test_make_targets_that_are_named_exist(page: str):
     assert named <= targets
 
 
-def test_tests_that_the_architecture_names_exist():
-    named = set(re.findall(r"`(test_\w+)`", text("docs/architecture.md")))
+def test_tests_that_are_named_exist():
+    named = {name for page in pages() for name in re.findall(r"`(test_\w+)`", text(page))}
     assert len(named) > 40
     assert named <= names_of_tests(), named - names_of_tests()
+
+
+@pytest.mark.parametrize("page", pages())
+def test_files_and_folders_that_are_named_exist(page: str):
+    folders = "layers|functions|clients|cli|local|tests|benchmarks|events|docs|requirements"
+    named = re.findall(rf"`((?:{folders})/[\w./-]*)`", prose(page))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_folder_of_tests_is_explained():
+    folders = {file.parent.name for file in (ROOT / "tests").glob("*/test_*.py")}
+    rows = set(re.findall(r"^\| `tests/(\w+)` \|", text("docs/develop.md"), re.MULTILINE))
+    assert folders <= rows
+
+
+@cache
+def commands() -> frozenset[str]:
+    """Of `broker`, those of its groups with the group's name."""
+    found = {}
+    for name, command in get_command(app).commands.items():
+        inner = getattr(command, "commands", {})
+        found |= {f"{name} {i}": None for i in inner} if inner else {name: None}
+    return frozenset(found)
+
+
+@pytest.mark.parametrize("page", pages())
+def test_operators_commands_that_are_named_exist(page: str):
+    typed = re.findall(r"`([^`\n]+)`", prose(page))
+    typed += [body for _, kind, body in FENCE.findall(text(page)) if kind == "sh"]
+    groups = "|".join({name.split()[0] for name in commands() if " " in name})
+    named = re.findall(rf"\bbroker ((?:(?:{groups}) )?[a-z]+)\b", "\n".join(typed))
+    assert {*named} <= commands()
+
+
+def test_operate_names_every_command():
+    page = text("docs/operate.md")
+    assert [name for name in commands() if f"broker {name}" not in page] == []
 
 
 def test_every_threat_names_a_test():
@@ -125,7 +166,7 @@ def test_page_names_no_registry_host_and_no_machines_path(page: str):
     assert re.findall(places, text(page)) == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/callers.md", "docs/deploy.md"])
+@pytest.mark.parametrize("page", pages())
 def test_every_example_says_how_it_was_tried(page: str):
     silent = [
         match[0].splitlines()[1]
@@ -133,6 +174,11 @@ def test_every_example_says_how_it_was_tried(page: str):
         if match[2] in {"sh", "python"} and not HOW.search(text(page)[: match.start()])
     ]
     assert silent == []
+
+
+def test_examples_that_are_said_to_run_are_on_pages_that_are_run():
+    said = {page for page in pages() if re.search(r"^ *<!-- runs", text(page), re.MULTILINE)}
+    assert said == RUN
 
 
 @pytest.mark.parametrize("page", pages())
