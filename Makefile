@@ -57,6 +57,10 @@ lint: .venv/.installed ## Format, lint, types, template
 	@mypy
 	@AWS_DEFAULT_REGION=$${AWS_DEFAULT_REGION:-eu-west-1} sam validate --lint
 
+.PHONY: audit
+audit: .venv/.installed .venv-audit/.installed ## What others' tools find in template, policies, pins and history
+	@$(PYTHON) -m local.audit
+
 .PHONY: format
 format: .venv/.installed ## Format and mend what ruff can mend
 	@ruff format .
@@ -68,7 +72,7 @@ openapi: .venv/.installed ## Write the contract, docs/openapi.json, from the cod
 
 .PHONY: lock
 lock: .venv/.installed ## Pin the newest versions that fit together into requirements/*.txt
-	@for set in uv dev layer refresher bench-lambda bench-oauth; do \
+	@for set in uv dev audit layer refresher bench-lambda bench-oauth; do \
 	  $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header \
 	    --no-emit-index-url --python-version $$([ $$set = uv ] && echo 3.9 || echo 3.13) \
 	    $$(case $$set in layer|refresher|bench-*) echo "-c requirements/dev.txt";; esac) \
@@ -84,7 +88,7 @@ deploy: .venv/.installed ## sam build && sam deploy to the account of your AWS c
 
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf .venv .uv .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-audit .uv dist .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 .PHONY: help
 help:
@@ -107,6 +111,12 @@ help:
 	@# boto3-stubs, which sam brings, writes into the same folder as types-boto3: the latter wins.
 	@$(UV) pip install --quiet --no-deps --reinstall-package types-boto3 \
 	  "$$(grep -o '^types-boto3==[0-9.]*' requirements/dev.txt)"
+	@touch $@
+
+.venv-audit/.installed: requirements/audit.txt .venv/.installed
+	@echo "installing the pinned tools of the audit into .venv-audit"
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-audit
+	@VIRTUAL_ENV=$(CURDIR)/.venv-audit $(UV) pip sync --quiet --require-hashes requirements/audit.txt
 	@touch $@
 
 # ── What `sam build` calls: one target for each artifact ─────────────────────────────────────────

@@ -7,12 +7,10 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
-import boto3
 import pytest
 import yaml
-from samtranslator.parser.parser import Parser
-from samtranslator.translator.translator import Translator
 
+from local import audit
 from token_refresher.credentials import PLACEHOLDER
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -46,15 +44,7 @@ def template() -> dict:
 @cache
 def transformed() -> dict:
     """The template as SAM hands it to CloudFormation."""
-    local = json.loads(json.dumps(template()))
-    for resource in local["Resources"].values():
-        if "CodeUri" in resource.get("Properties", {}):
-            resource["Properties"]["CodeUri"] = "s3://bucket/key"
-        if "ContentUri" in resource.get("Properties", {}):
-            resource["Properties"]["ContentUri"] = "s3://bucket/key"
-    session = boto3.Session(region_name="eu-west-1")
-    translator = Translator({}, Parser(), boto_session=session)
-    return translator.translate(local, {})
+    return audit.transformed((ROOT / "template.yaml").read_text())
 
 
 def statements(role: str) -> list[dict]:
