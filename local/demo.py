@@ -8,19 +8,26 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import urllib3
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from rich.console import Console
+from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 
-from local.broker_stack import BrokerStack, ToolFailed, wait_until
+from broker_cli.aws import Stack
+from broker_cli.console import is_plain
+from broker_cli.render import GrantRow, StatusView
+from broker_cli.status import look
+from local.broker_stack import STACK_NAME, BrokerStack, ToolFailed, wait_until
 from local.callers import Answer, create_role, create_user
 from local.embedded_aws import EmbeddedAws, EmbeddedAwsFailed
 from local.enable_stand_in import Client, EnableStandIn
+from token_vendor.vend import GrantState
 
 MINUTE_SECONDS: Final = 10
 GRANTS: Final = ("deals", "activity", "users", "reporting")
@@ -65,6 +72,9 @@ class Demo:
         began = time.monotonic()
         with self._console.status(text):
             yield
+        self._done(text, began)
+
+    def _done(self, text: str, began: float) -> None:
         self._console.print(f"  [green]✓[/] {text:<66} {time.monotonic() - began:5.1f} s")
 
     @contextmanager
@@ -100,18 +110,34 @@ class Demo:
         self._before_the_first_token(stack, callers["reporting-job"])
         with self.step("secret stored in Secrets Manager"):
             stack.store_secret(cloud.client)
-        with self.step(f"the schedule renews all grants (its minute lasts {MINUTE_SECONDS} s)"):
-            wait_until(
-                lambda: all(stack.stored_since(grant) for grant in GRANTS),
-                seconds=6 * MINUTE_SECONDS,
-                what="the schedule to renew all grants",
-            )
+        self._watch_the_schedule(stack)
         time.sleep(1.1)  # the vendor looks again after a second
         with self.step("callers ask, and use what they get"):
             self._ask(stack, callers, enable)
             self._overreach(stack)
         self._print(len(enable.token_requests))
         return all(row.is_as_expected for row in self._rows)
+
+    def _watch_the_schedule(self, stack: BrokerStack) -> None:
+        """What `broker status --watch` shows, until every grant is served."""
+        text = f"the schedule renews all grants (its minute lasts {MINUTE_SECONDS} s)"
+        began, opened = time.monotonic(), Stack.open(STACK_NAME, stack.administrator)
+        rows = [GrantRow(grant=grant, state=GrantState.LAPSED) for grant in GRANTS]
+
+        def view() -> Padding:
+            now = datetime.now(UTC)
+            return Padding(StatusView(title=STACK_NAME, rows=rows, now=now), (1, 4, 1, 4))
+
+        def is_served() -> bool:
+            rows[:] = look(opened) or rows
+            return sum(row.is_served for row in rows) == len(GRANTS)
+
+        with Live(get_renderable=view, console=self._console, transient=True):
+            wait_until(
+                is_served, seconds=6 * MINUTE_SECONDS, what="the schedule to renew all grants"
+            )
+        self._done(text, began)
+        self._console.print(view())
 
     def _callers(self, stack: BrokerStack) -> dict[str, Credentials]:
         api, administrator = stack.api, stack.administrator
@@ -215,7 +241,7 @@ def main() -> int:
         0 if every row is as expected, 1 if not or if a step failed, 130 after Ctrl-C.
     """
     argparse.ArgumentParser(description=__doc__).parse_args()
-    console = Console(highlight=False)
+    console = Console(highlight=False, force_terminal=False if is_plain() else None)
     try:
         demo = Demo(console)
         with demo.cloud() as cloud:

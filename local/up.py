@@ -19,6 +19,7 @@ from typing import Final, Self
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
+from broker_cli.console import is_plain
 from local.broker_stack import ROOT, BrokerStack, ToolFailed, wait_until
 from local.callers import create_user
 from local.embedded_aws import REGION, EmbeddedAws, EmbeddedAwsFailed
@@ -261,7 +262,7 @@ def main() -> int:
     parser.add_argument("--down", action="store_true", help="end what is up")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, force_terminal=False if is_plain() else None)
     if arguments.serve:
         try:
             serve()

@@ -62,13 +62,13 @@ class Stack:
     asked_at: datetime
 
     @classmethod
-    def open(cls, name: str) -> Self:
-        """Look the stack up.
+    def open(cls, name: str, session: boto3.Session | None = None) -> Self:
+        """Look the stack up, with a session or that of the ordinary environment.
 
         Raises:
             Failure: there is none of this name, or it is no token broker.
         """
-        session, asked_at = new_session(), datetime.now(UTC)
+        session, asked_at = session or new_session(), datetime.now(UTC)
         if not session.region_name:
             raise NoRegionError
         try:

@@ -20,6 +20,8 @@ def test_demo_is_as_expected_and_leaves_no_secret_behind(
     demo = Demo(Console(file=out, width=80))
     with demo.cloud() as cloud:
         assert demo.play(cloud), out.getvalue()
+        assert "4 of 4 grants served" in out.getvalue()  # as `broker status` draws it
+        assert "\x1b" not in out.getvalue()
         secrets = [cloud.client.client_secret, *cloud.enable.issued_tokens()]
         assert len(secrets) >= 5
         (tmp_path / "output").write_text(out.getvalue())
