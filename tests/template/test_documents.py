@@ -119,7 +119,7 @@ def test_tests_that_are_named_exist():
 @pytest.mark.parametrize("page", pages())
 def test_files_and_folders_that_are_named_exist(page: str):
     folders = "layers|functions|clients|cli|local|tests|benchmarks|events|docs|requirements"
-    named = re.findall(rf"`((?:{folders})/[\w./-]*)`", prose(page))
+    named = re.findall(rf"`((?:{folders})/(?:[\w./-]*(?:/|\.\w+))?)`", prose(page))
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
