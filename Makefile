@@ -47,7 +47,7 @@ bench-quick: .venv/.installed ## The same with fewer runs, under 90 seconds
 	@$(PYTHON) -m benchmarks --quick
 
 .PHONY: soak
-soak: .venv/.installed ## Faults upon faults, MINUTES=10 of them, drawn from SEED=1, and a check of every promise
+soak: .venv/.installed ## Faults upon faults (MINUTES=10, SEED=1), and a check of every promise
 	@$(PYTHON) -m tests.soak --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(if $(RECORD),--record "$(RECORD)")
 
 .PHONY: lint
@@ -60,6 +60,10 @@ lint: .venv/.installed ## Format, lint, types, template
 .PHONY: audit
 audit: .venv/.installed .venv-audit/.installed ## What others' tools find in template, policies, pins and history
 	@$(PYTHON) -m local.audit
+
+.PHONY: sbom
+sbom: .venv/.installed .venv-audit/.installed ## Write a CycloneDX bill of each artifact into dist/, and docs/licences.md
+	@$(PYTHON) -m local.sbom
 
 .PHONY: format
 format: .venv/.installed ## Format and mend what ruff can mend
@@ -125,6 +129,9 @@ help:
 # that bytecode checked by time would be ignored: both double a cold start. Hence
 # unchecked-hash bytecode, its paths those of Lambda (and the same on every machine).
 #
+# The same source gives the same artifact anywhere, so no list of installed files (RECORD) stays:
+# it has hashes of scripts that name this machine's Python.
+#
 # The artifacts run on both architectures: all packages are pure Python but pydantic's core,
 # whose two libraries lie side by side under names that say which is which.
 
@@ -168,5 +175,6 @@ is-installed:
 define finish
 find "$(1)" -name __pycache__ -prune -exec rm -rf {} +
 rm -rf "$(1)/bin" "$(1)/.lock"
+find "$(1)" -path "*.dist-info/RECORD" -delete
 $(PYTHON) -m compileall -q -j 1 --invalidation-mode unchecked-hash -s "$(1)" -p "$(2)" "$(1)"
 endef

@@ -1,13 +1,17 @@
 """A short soak: faults upon faults on the deployed broker, checked from the record alone."""
 
-import threading
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from local.broker_stack import ROOT
 from tests.soak.checker import check
 from tests.soak.record import Record
-from tests.soak.soak import soak
+from tests.soak.soak import Stop, soak
 
 SECONDS = 40
 
@@ -17,7 +21,7 @@ def test_short_soak_breaks_no_promise_and_its_record_holds_no_token(tmp_path: Pa
     path, said = tmp_path / "record.jsonl", []
     with path.open("w") as file:
         record = Record(file)
-        soak(record, seed=1, seconds=SECONDS, tell=said.append, stop=threading.Event())
+        soak(record, seed=1, seconds=SECONDS, tell=said.append, stop=Stop())
     report = check(record.entries)
     assert not report.violations, report.text()
     assert report.is_conclusive, report.text()
@@ -27,3 +31,26 @@ def test_short_soak_breaks_no_promise_and_its_record_holds_no_token(tmp_path: Pa
     assert kept.count("\n") == len(record.entries)
     assert "eyJ" not in kept  # how every JWT begins
     assert "p+ss" not in kept  # part of every client secret here
+
+
+@pytest.mark.timeout(300)
+def test_ctrl_c_ends_a_soak_in_order_and_it_still_reports(tmp_path: Path):
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.soak", "--seed", "1", "--record", str(tmp_path / "record")],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        begun = next(line for line in process.stdout if ": activity" in line)
+        os.killpg(process.pid, signal.SIGINT)
+        output = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, begun + output
+    assert "0 violations" in output
+    assert "ended early" in output
+    assert (tmp_path / "record" / "seed-1.jsonl").stat().st_size
+    assert {path.name for path in tmp_path.iterdir()} == {"record"}
+    with pytest.raises(ProcessLookupError):  # nobody of its group is left
+        os.killpg(process.pid, 0)

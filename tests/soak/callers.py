@@ -1,8 +1,10 @@
 """Fifty callers through the client library, and what each of them saw."""
 
+import contextlib
 import json
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from random import Random
 from typing import Final
@@ -30,6 +32,10 @@ AREAS: Final = {"deals": "deals", "activity": "activity", "users": "users"}
 """Which area of Enable's API a grant's callers read; `deals` where it is not named."""
 
 
+class _SoakOverError(Exception):
+    """Ends a caller that waits for its turn, or for its next try."""
+
+
 class WatchedTransport:
     """The client's own transport; each request and answer is recorded, the token as its name."""
 
@@ -38,17 +44,22 @@ class WatchedTransport:
         record: Record,
         caller: str,
         grant: str,
+        *,
         pool: urllib3.PoolManager,
         turns: threading.Semaphore,
+        is_over: Callable[[], bool],
     ) -> None:
         self._send = Urllib3Transport(pool)
         self._record = record
         self._turns = turns
+        self._is_over = is_over
         self._facts = {"caller": caller, "grant": grant}
 
     def __call__(self, request: Request) -> Answer:
         """Send it when it is its turn."""
         with self._turns:
+            if self._is_over():
+                raise _SoakOverError
             return self._watched(request)
 
     def _watched(self, request: Request) -> Answer:
@@ -99,7 +110,9 @@ class Callers:
             for identity, name in callers
         }
         self._threads = [
-            threading.Thread(target=self._live, args=(identity, name, seed), name=name)
+            threading.Thread(
+                target=self._until_over, args=(identity, name, seed), name=name, daemon=True
+            )
             for identity, name in callers
         ]
 
@@ -109,14 +122,17 @@ class Callers:
             thread.start()
             time.sleep(0.05)
 
-    def stop(self) -> None:
-        """Let each finish what it is at."""
+    def stop(self, *, seconds: float) -> None:
+        """Let each finish what it is at, within that time; the embedded AWS ends the others."""
         self._stop.set()
+        ends = time.monotonic() + seconds
         for thread in self._threads:
             if thread.ident:
-                thread.join()
-        self._broker.clear()
-        self._enable.clear()
+                thread.join(max(0.0, ends - time.monotonic()))
+
+    def _until_over(self, identity: Identity, name: str, seed: int) -> None:
+        with contextlib.suppress(_SoakOverError):
+            self._live(identity, name, seed)
 
     def _live(self, identity: Identity, name: str, seed: int) -> None:
         random = Random(f"{seed} {name}")  # noqa: S311 - reproducible on purpose
@@ -128,7 +144,14 @@ class Callers:
             region=REGION,
             host=self._world.stack.api.host,
             retry_budget=RETRY_BUDGET,
-            transport=WatchedTransport(record, name, identity.grant, self._broker, self._turns),
+            transport=WatchedTransport(
+                record,
+                name,
+                identity.grant,
+                pool=self._broker,
+                turns=self._turns,
+                is_over=self._stop.is_set,
+            ),
             clock=SteadyClock(wall=lambda: now() + self.clock_ahead),
             sleep=self._wait,
         )
@@ -146,7 +169,8 @@ class Callers:
                     self._use(identity, name, other, asked_at)
 
     def _wait(self, seconds: float) -> None:
-        self._stop.wait(seconds)
+        if self._stop.wait(seconds):
+            raise _SoakOverError
 
     def _use(self, identity: Identity, name: str, token: str, asked_at: float) -> int | None:
         """Read from Enable's API; the status, None without an answer."""

@@ -253,7 +253,8 @@ class _Checker:
         is_answered = request["status"] is not None and request["status"] < 500
         begin, end = request["at"] - REREAD_SECONDS, request["until"] + MARGIN
         if not self._is_readable(request["grant"], begin, end, request["other_than"]):
-            self.report.counts["5xx for want of a live token"] += not is_answered
+            if not is_answered:
+                self.report.counts["5xx for want of a live token"] += 1
             return
         self.report.rules["available"] += 1
         if is_answered:
@@ -348,7 +349,7 @@ class _Checker:
             and old.end == new.begin
             and token["expires_at"] < old.token["expires_at"]
             and old.is_live(new.begin)
-            and not self._may_be_shortened(old, new.begin)
+            and not self._may_be_shortened(grant, old, new.begin)
         ):
             self._violation("kept", token, f"{grant}: {name} ends before the old one")
 
@@ -363,14 +364,18 @@ class _Checker:
         if old.token and not is_ours:
             self._violation("kept", {"at": new.seen}, f"{grant}: the stored token is gone")
 
-    def _may_be_shortened(self, old: State, moment: float) -> bool:
+    def _may_be_shortened(self, grant: str, old: State, moment: float) -> bool:
         """Enable refused the old token, or a run was forced."""
         if old.token and self.refused_at.get(old.token["fingerprint"], INFINITY) <= moment:
             return True
-        return any(
-            fault.get("forced") and _span(fault, after=FORCED_SECONDS).meets(moment, moment)
-            for fault in self.faults
-        )
+        return any(self._forced(grant, moment, moment))
+
+    def _forced(self, grant: str, begin: float, end: float) -> Iterator[Entry]:
+        """The faults with which somebody forced this grant's renewal about then."""
+        for fault in self.faults:
+            is_forced = fault.get("forced") and grant in fault["grants"]
+            if is_forced and _span(fault, after=FORCED_SECONDS).meets(begin, end):
+                yield fault
 
     # ── Recovery ─────────────────────────────────────────────────────────────────────────────
 
@@ -436,7 +441,17 @@ class _Checker:
         return Span(span.begin, max([span.end, *ends]))
 
     def _holds(self, grant: str) -> Iterator[Span]:
-        """How long at most the broker may wait after each refusal."""
+        """How long at most the broker may wait after each refusal; a changed secret ends that."""
+        changes = [
+            (change["end" if change["what"] == "Enable first" else "begin"], change["end"])
+            for change in self.faults
+            if change["name"] == "the secret changes"
+        ]
+        for span, depends_on_secret in self._waits(grant):
+            ends = [end for stored, end in changes if depends_on_secret and span.begin <= stored]
+            yield Span(span.begin, min([span.end, *(end + EVENT_SECONDS for end in ends)]))
+
+    def _waits(self, grant: str) -> Iterator[tuple[Span, bool]]:
         in_a_row, connection_in_a_row, last_rejection = 0, 0, -INFINITY
         for request in self.asked:
             hold = self._hold_of(request)
@@ -446,16 +461,16 @@ class _Checker:
                 in_a_row = 0 if is_mine else in_a_row
             elif hold == "asked":
                 seconds = self._fault_of(request)["held_seconds"]
-                yield Span(request["at"], request["until"] + seconds + MARGIN)
+                yield Span(request["at"], request["until"] + seconds + MARGIN), False
             elif hold in {"grant", "connection"}:
                 if is_mine:
                     in_a_row += 1
-                    yield _hold(request, in_a_row)
+                    yield _hold(request, in_a_row), True
                 if hold == "connection":
                     # A run asks with each version of the secret, and counts that once.
                     connection_in_a_row += request["at"] - last_rejection > EVENT_SECONDS
                     last_rejection = request["at"]
-                    yield _hold(request, connection_in_a_row)
+                    yield _hold(request, connection_in_a_row), True
 
     def _hold_of(self, request: Entry) -> str:
         if request["status"] == 200:
@@ -482,21 +497,23 @@ class _Checker:
                 continue
             self.report.rules["requests"] += 1
             name = request["fingerprint"]
-            is_lost = name not in stored
-            if is_lost:
-                self.report.counts["tokens issued and not stored"] += 1
-                if not self._may_be_lost(grant, request):
+            if name not in stored:
+                why = self._why_lost(grant, request)
+                self.report.counts[f"tokens issued and not stored: {why}"] += 1
+                if not why:
                     self._violation("requests", request, f"{grant}: {name} was not stored")
             reasons = list(self._reasons(grant, request))
             free = [reason for reason in reasons if reason not in used]
-            if free:
-                used[free[0]] = request
-            elif not reasons:
+            if not reasons:
                 self._violation("requests", request, f"{grant}: asked for, and nothing was due")
-            elif not self._may_be_repeated(grant, request):
-                self._violation("requests", request, f"{grant}: asked for more than once")
-            else:
-                self.report.counts["tokens issued again, as a fault explains"] += 1
+            elif not free:
+                last = used[reasons[0]]
+                is_lost = last["fingerprint"] not in stored
+                why = self._why_repeated(request, last, is_lost=is_lost)
+                self.report.counts[f"tokens issued once more: {why}"] += 1
+                if not why:
+                    self._violation("requests", request, f"{grant}: asked for more than once")
+            used[(free or reasons or [()])[0]] = request
 
     def _reasons(self, grant: str, request: Entry) -> Iterator[tuple[object, ...]]:
         """Why it may have been asked for: what was stored when the run looked, or a change."""
@@ -509,6 +526,8 @@ class _Checker:
         ]
         if not states:
             yield ("first",)
+        for fault in self._forced(grant, request["at"], request["at"]):
+            yield ("forced", fault["number"])
         for state in states:
             if state.token is None or state.due_at - MARGIN <= request["at"]:
                 yield ("due", state.number)
@@ -519,10 +538,6 @@ class _Checker:
                 fault, before=MARGIN, after=EVENT_SECONDS
             ).meets(request["at"], request["at"]):
                 yield ("secret", fault["number"])
-            if fault.get("forced") and _span(fault, after=FORCED_SECONDS).meets(
-                request["at"], request["at"]
-            ):
-                yield ("forced", fault["number"])
             if (
                 fault["name"] in OVERWRITES
                 and grant in fault["grants"]
@@ -532,46 +547,38 @@ class _Checker:
             ):
                 yield ("taken away", fault["number"])
 
-    def _may_be_lost(self, grant: str, request: Entry) -> bool:
-        """Not stored: the write failed, the run was killed, or what is stored ends no earlier."""
+    def _why_lost(self, grant: str, request: Entry) -> str:
+        """Why a token is not stored; empty if nothing explains it."""
+        before = self._state_at(grant, request["at"])
+        if before and before.is_live(_visible_end(request) - MARGIN):
+            return "what is stored ends no earlier"
         begin, end = request["at"], request["until"] + EVENT_SECONDS
+        if self._is_slow(begin, end):
+            return "the machine was too slow"
         for fault in self.faults:
-            is_near = _span(fault, before=MARGIN, after=MARGIN).meets(begin, end)
-            is_loss = fault["name"] in {"the refresher is killed", "Enable stops and starts again"}
-            is_loss = is_loss or fault.get("on") == "TOKEN_WRITE"
+            is_loss = fault["name"] == "the refresher is killed" or fault.get("on") == "TOKEN_WRITE"
             is_loss = is_loss or (fault["name"] in OVERWRITES and grant in fault["grants"])
-            if is_near and is_loss:
-                return True
-        return self._is_slow(begin, end) or any(
-            state.token is not None
-            and Span(state.begin, state.end).meets(begin, end)
-            and state.token["expires_at"] + MARGIN >= _visible_end(request)
-            for state in self.states[grant]
-        )
+            if is_loss and _span(fault, before=MARGIN, after=MARGIN).meets(begin, end):
+                return f"{fault['name']}"
+        return ""
 
-    def _may_be_repeated(self, grant: str, request: Entry) -> bool:
-        """The same once more: the first was lost, or a fault kept runs from seeing each other."""
-        stored = {s.token["fingerprint"] for s in self.states[grant] if s.token}
-        earlier = [
-            r
-            for r in self.asked
-            if r["scope"] == request["scope"] and r["status"] == 200 and r["at"] < request["at"]
-        ]
-        if earlier and earlier[-1]["fingerprint"] not in stored:
-            return True
-        runs = [r for r in self.runs if r["begin"] - MARGIN <= request["at"] <= r["end"] + MARGIN]
+    def _why_repeated(self, request: Entry, last: Entry, *, is_lost: bool) -> str:
+        """Why the same is asked for once more; empty if nothing explains it."""
+        if is_lost and last["until"] < request["at"]:
+            return "the one before was not stored"
+        at = request["at"]
+        runs = [r for r in self.runs if r["begin"] - MARGIN <= at <= r["end"] + MARGIN]
         if any(run["end"] - run["begin"] > CLAIM_SECONDS - EVENT_SECONDS for run in runs):
-            return True  # as long as a claim lasts
-        return any(
-            (
-                str(fault.get("on")).startswith("HOLDS")
-                or fault["name"] in {"the holds are deleted", "the refresher is killed"}
-            )
-            and self._with_runs(_span(fault, before=MARGIN, after=MARGIN)).meets(
-                request["at"], request["at"]
-            )
-            for fault in self.faults
-        )
+            return "a run took as long as its claim lasts"
+        if any(self._with_runs(span).meets(last["at"], at) for span in self.slow):
+            return "the machine was too slow"
+        for fault in self.faults:
+            is_blind = str(fault.get("on")).startswith("HOLDS")
+            if is_blind or fault["name"] in {"the holds are deleted", "the refresher is killed"}:
+                span = self._with_runs(_span(fault, before=MARGIN, after=MARGIN))
+                if span.meets(at, at):
+                    return f"{fault['name']}"
+        return ""
 
     def _check_failed_requests(self) -> None:
         """Each request without a token met a fault, and not oftener than the retries allow."""
@@ -619,15 +626,16 @@ class _Checker:
         """A passing failure is met 4 times a run at most, a refusal once until its hold is over."""
         runs = self._runs_at(fault)
         span = _span(fault)
-        lifted = 1 + sum(
-            3
-            for other in self.faults
-            if (other["name"] == "the secret changes" or other.get("forced"))
+        changes = sum(
+            other["name"] == "the secret changes"
             and _span(other, after=FORCED_SECONDS).meets(span.begin, span.end)
+            for other in self.faults
         )
         holds = 1 + int((span.end - span.begin) // HOLD_SECONDS)
         for grant, scope in self.scopes.items():
             mine = [request for request in requests if request["scope"] == scope]
+            # A change and force wait for no hold, and the platform tries each three times.
+            lifted = 1 + 3 * (changes + sum(1 for _ in self._forced(grant, span.begin, span.end)))
             most = {
                 "none": fault["attempts"] * runs,
                 "asked": fault["attempts"] * runs,
@@ -666,19 +674,26 @@ class _Checker:
         counts["renewals stored"] = sum(
             state.token is not None for states in self.states.values() for state in states
         )
-        decided, overtaken = self._recoveries()
-        counts["faults recovered from, two runs later"] = decided
-        counts["faults overtaken by the next before that"] = overtaken
+        counts["AWS's answers to the functions replaced by a fault"] = sum(
+            fault.get("fired", 0) for fault in self.faults
+        )
+        counts["function environments killed"] = sum(f.get("killed", 0) for f in self.faults)
+        decided = self._recoveries()
+        counts["recoveries of a grant after a fault, two runs later"] = sum(decided)
+        counts["of faults, all grants recovered"] = sum(n == len(self.scopes) for n in decided)
+        counts["of faults, overtaken by the next or a hold"] = sum(
+            n < len(self.scopes) for n in decided
+        )
         self.report.counts = counts + self.report.counts
         self.report.faults.update(fault["name"] for fault in self.faults)
 
-    def _recoveries(self) -> tuple[int, int]:
-        """Of how many faults it was decided that every grant recovered from them."""
+    def _recoveries(self) -> list[int]:
+        """Of each fault, for how many grants it was decided that they recovered."""
         clear = {grant: list(self._clear(grant)) for grant in self.scopes}
-        decided = 0
-        for fault in self.faults:
-            decided += all(self._is_decided(fault, clear[grant]) for grant in self.scopes)
-        return decided, len(self.faults) - decided
+        return [
+            sum(self._is_decided(fault, clear[grant]) for grant in self.scopes)
+            for fault in self.faults
+        ]
 
     def _is_decided(self, fault: Entry, clear: Sequence[Span]) -> bool:
         """Whether two runs lie in the clear time that follows it."""

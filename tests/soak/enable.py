@@ -1,6 +1,5 @@
 """Enable as the soak runs it: the stand-in, with a door that misbehaves as the fault table says."""
 
-import contextlib
 import json
 import socket
 from datetime import UTC, datetime, timedelta
@@ -116,5 +115,4 @@ class Enable:
     def _tell(self, exchange: Exchange, at: float, **facts: object) -> None:
         scope = " ".join(sorted(exchange.form.get("scope", "").split()))
         told = {"fault": None, **facts, "scope": scope}
-        with contextlib.suppress(ValueError):  # the file is closed: the soak is over
-            self._record.add("token_request", at=at, until=now(), **told)
+        self._record.add("token_request", at=at, until=now(), **told)

@@ -36,6 +36,13 @@ LIFETIMES: Final = (20, 30, 40, 60, 120)
 """Seconds that tokens live, drawn anew in some rounds; with the longest one a refusal's hold passes
 before callers notice."""
 
+MOST_AT_A_TIME: Final = 3
+SECRET_CHANGES: Final = "the secret changes"
+EVENT_SECONDS: Final = 10
+FORCED: Final = 0.5
+"""How often somebody forces a renewal into a failing Enable, so that it is met, and nothing that
+is forced may make things worse."""
+
 LIFETIME_CHANGES: Final = 0.3
 """Not in each: while tokens have just become shorter, the one at hand outlives every new one."""
 
@@ -101,6 +108,9 @@ class Injector:
             "held_seconds": row.held_seconds,
         }
         self.world.enable.misbehave(row, self.current)
+        if self.random.random() < FORCED:
+            facts |= {"forced": True, "grants": [self.random.choice(list(GRANTS))]}
+            self._force(facts["grants"])
         try:
             yield facts
         finally:
@@ -141,6 +151,14 @@ class Injector:
             self.world.enable.stand_in.revoke(fingerprint(token))
             facts["fingerprint"] = fingerprint(token)
         yield facts
+
+    def _force(self, grants: list[str]) -> None:
+        """An operator has grants renewed, whatever is left of their tokens."""
+        self.world.administrator.client("lambda").invoke(
+            FunctionName=self.world.stack.outputs[REFRESHER],
+            InvocationType="Event",
+            Payload=json.dumps({"force": True, "grants": grants}).encode(),
+        )
 
     # The secret
 
@@ -216,13 +234,9 @@ class Injector:
         """At the end of the fault, so that a run is under way: slow Enable, and a forced run."""
         stand_in = self.world.enable.stand_in
         stand_in.latency = timedelta(seconds=1.5)
-        facts: Facts = {"forced": what == "in a forced run"}
+        facts: Facts = {"forced": what == "in a forced run", "grants": list(GRANTS)}
         if facts["forced"]:
-            self.world.administrator.client("lambda").invoke(
-                FunctionName=self.world.stack.outputs[REFRESHER],
-                InvocationType="Event",
-                Payload=b'{"force": true}',
-            )
+            self._force(list(GRANTS))
         try:
             yield facts
         finally:
@@ -238,6 +252,16 @@ class Injector:
             yield {"seconds": seconds}
         finally:
             self.callers.clock_ahead = 0
+
+
+def _what(member: Any) -> str:
+    """What a member is, for people."""
+    if isinstance(member, AwsFault):
+        return f"{member.on.name}: {member.what}"
+    if isinstance(member, tuple):
+        grant, junk = member
+        return f"{grant}: {junk[:30]!r}"
+    return str(getattr(member, "what", member))
 
 
 def _is_of_use(row: UpstreamFault) -> bool:
@@ -274,15 +298,15 @@ def kinds(injector: Injector) -> list[Kind]:
         )
 
     return [
-        kind("Enable fails", ["door"], 6, passing, injector.row, 2, 6),
-        kind("Enable answers amiss or refuses a grant", ["door"], 4, refused, injector.row, 2, 5),
-        kind("Enable refuses the client", ["door"], 1, rejected, injector.row, 2, 5),
+        kind("Enable fails", ["door"], 6, passing, injector.row, 3, 10),
+        kind("Enable answers amiss or refuses a grant", ["door"], 4, refused, injector.row, 3, 8),
+        kind("Enable refuses the client", ["door"], 1, rejected, injector.row, 3, 8),
         kind("Enable is slow", ["door"], 2, (0.5, 2.0, 4.0), injector.slow, 4, 10),
-        kind("Enable stops and starts again", ["door"], 2, ["stopped"], injector.stopped, 2, 6),
+        kind("Enable stops and starts again", ["door"], 2, [""], injector.stopped, 3, 10),
         kind("Enable's clock jumps", ["clock"], 2, (-5, -2, 2, 5), injector.enable_clock, 5, 15),
         kind("Enable revokes the token", store, 1, GRANTS, injector.revoked),
         kind(
-            "the secret changes",
+            SECRET_CHANGES,
             ["secret", "door"],
             3,
             ("Enable first", "both at once", "Secrets Manager first"),
@@ -316,8 +340,8 @@ def kinds(injector: Injector) -> list[Kind]:
             [(grant, junk) for grant in GRANTS for junk in JUNK],
             injector.corrupted,
         ),
-        kind("the holds are deleted", ["holds"], 1, ["deleted"], injector.holds_deleted),
-        kind("the vendor is killed", ["vendor"], 2, ["killed"], injector.vendor_killed),
+        kind("the holds are deleted", ["holds"], 1, [""], injector.holds_deleted),
+        kind("the vendor is killed", ["vendor"], 2, [""], injector.vendor_killed),
         kind(
             "the refresher is killed",
             ["door", "refresher", "secret"],
@@ -363,16 +387,17 @@ class Storm:
         self._tell = tell
         self.injected = 0
 
-    def round(self, wait: Callable[[float], bool], *, most: int = 3) -> float:
+    def round(self, wait: Callable[[float], bool]) -> float:
         """One round; `wait` waits so many seconds, and says whether to end early.
 
         Returns:
-            When its last fault had ended.
+            When the broker is left alone: its last fault has ended, and the event of a changed
+            secret has arrived.
         """
         random, world = self._random, self._injector.world
         if random.random() < LIFETIME_CHANGES:
             world.enable.stand_in.token_lifetime = timedelta(seconds=random.choice(LIFETIMES))
-        chosen = self._choose(random.randint(1, most))
+        chosen = self._choose(random.randint(1, MOST_AT_A_TIME))
         plan = [
             (random.uniform(0, 3) if number else 0.0, kind, random.uniform(*kind.seconds))
             for number, kind in enumerate(chosen)
@@ -393,7 +418,8 @@ class Storm:
         finally:
             for fault in running:
                 self._end(fault)
-        return now()
+        has_event = any(kind.name == SECRET_CHANGES for kind in chosen)
+        return now() + (EVENT_SECONDS if has_event else 1)
 
     def _choose(self, count: int) -> list[Kind]:
         chosen: list[Kind] = []
@@ -424,16 +450,14 @@ class Storm:
         member = self._member(kind)
         self.injected += 1
         self._injector.current = self.injected
-        what = getattr(member, "what", member)
-        if isinstance(member, AwsFault):
-            what = f"{member.on.name}: {what}"
+        what = _what(member)
         stack, begin = ExitStack(), now()
         facts = stack.enter_context(kind.make(member))
-        self._tell(f"{kind.name}: {what}")
+        self._tell(f"{kind.name}: {what}" if what else kind.name)
         return _Open(
             number=self.injected,
             kind=kind,
-            what=str(what),
+            what=what,
             facts=facts,
             begin=begin,
             begun=now(),

@@ -50,16 +50,23 @@ class Record:
     def __init__(self, file: IO[str] | None = None) -> None:
         self._file = file
         self._lock = threading.Lock()
+        self._is_closed = False
         self.entries: list[Entry] = []
 
     def add(self, kind: str, **facts: Any) -> Entry:
         """Add an entry."""
         entry = {"kind": kind, **facts}
         with self._lock:
-            self.entries.append(entry)
-            if self._file:
-                self._file.write(json.dumps(entry) + "\n")
+            if not self._is_closed:
+                self.entries.append(entry)
+                if self._file:
+                    self._file.write(json.dumps(entry) + "\n")
         return entry
+
+    def close(self) -> None:
+        """Keep nothing from now on."""
+        with self._lock:
+            self._is_closed = True
 
     def of(self, kind: str) -> list[Entry]:
         """All entries of a kind so far."""

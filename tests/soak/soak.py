@@ -27,40 +27,54 @@ machine then recovers in fewer places, and nothing false is found."""
 PROGRESS_SECONDS: Final = 30.0
 
 
+class Stop(threading.Event):
+    """Asks a soak to end; what is seen from then on is not judged.
+
+    Ctrl-C reaches the functions' environments, too, and whoever they serve gets a 502.
+    """
+
+    at: float = float("inf")
+
+    def ask(self) -> None:
+        """End in order."""
+        self.at = min(self.at, now() - 0.5)
+        self.set()
+
+
 def soak(
     record: Record,
     *,
     seed: int,
     seconds: float,
     tell: Callable[[str], None],
-    stop: threading.Event,
-    most_faults: int = 3,
+    stop: Stop,
 ) -> None:
     """Soak a broker.
 
     Args:
-        record: where everything is kept; `end` is its last entry.
+        record: where everything is kept; it is closed at the end.
         seed: decides the faults.
         seconds: how long faults are injected.
         tell: is told of progress.
         stop: ends it early, in order.
-        most_faults: in one round.
     """
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         tell("building and deploying the broker, IAM enforced")
         source = Path(folder) / "source"
         with world(seed, folder=source, minute_seconds=SCHEDULE_SECONDS, record=record) as ground:
-            if not stop.is_set():
-                _soak(ground, seed, seconds, tell, stop, most_faults)
+            try:
+                if not stop.is_set():
+                    _soak(ground, seed, seconds, tell, stop)
+            finally:
+                record.close()
 
 
-def _soak(  # noqa: PLR0917 - one call, above
+def _soak(
     ground: World,
     seed: int,
     seconds: float,
     tell: Callable[[str], None],
-    stop: threading.Event,
-    most_faults: int,
+    stop: Stop,
 ) -> None:
     record = ground.record
     callers, watch = Callers(ground, seed), Watch(ground)
@@ -89,12 +103,12 @@ def _soak(  # noqa: PLR0917 - one call, above
         begun = time.monotonic()
         with _progress(record, storm, seconds, begun, tell):
             while not stop.is_set() and time.monotonic() - begun < seconds:
-                ended = storm.round(stop.wait, most=most_faults)
+                ended = storm.round(stop.wait)
                 _wait_for_runs(record, ended, stop)
-        record.add("end", at=now())
+        record.add("end", at=min(now(), stop.at))
     finally:
         tell("ending")
-        callers.stop()
+        callers.stop(seconds=2 if stop.is_set() else 30)
         watch.stop()
 
 
@@ -102,7 +116,7 @@ def _grants_stored(record: Record) -> set[str]:
     return {entry["grant"] for entry in record.of("stored") if entry["state"] == "token"}
 
 
-def _wait_for_runs(record: Record, since: float, stop: threading.Event) -> None:
+def _wait_for_runs(record: Record, since: float, stop: Stop) -> None:
     """Leave the broker alone until two runs, one after the other, have begun since then."""
     ends = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < ends and not stop.wait(0.5):

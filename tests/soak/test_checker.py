@@ -224,6 +224,14 @@ VIOLATIONS = {
     "requests: asked for though nothing was due": ("requests", [issue(10, "three")]),
     "requests: asked for twice": ("requests", [issue(30.3, "three", lifetime=80)]),
     "requests: issued, and stored nowhere": ("requests", [issue(12, "three", lifetime=60)]),
+    "requests: issued just before the next, and stored nowhere": (
+        "requests",
+        [issue(24, "three", lifetime=60)],
+    ),
+    "requests: asked for twice at a time, and one was stored": (
+        "requests",
+        [issue(30.15, "three", lifetime=30)],
+    ),
     "requests: failed without a fault": ("requests", [failed(10, status=503)]),
     "requests: a wrong secret though none was changed": ("requests", [failed(10, status=401)]),
     "requests: tried more often than four times a run": (
@@ -300,6 +308,23 @@ def test_refusal_explains_that_nothing_is_asked_until_its_hold_is_over():
     record = [e for e in sound() if e.get("fingerprint") != "two"]
     refusal = fault("Enable answers amiss or refuses a grant", 27.5, 29, number=2, hold="grant")
     assert check([*record, refusal, failed(28, fault=2)]).violations == []
+
+
+def test_changed_secret_ends_a_hold():
+    record = [e for e in sound() if e.get("fingerprint") != "two"]
+    refusal = fault("Enable answers amiss or refuses a grant", 27.5, 29, number=2, hold="grant")
+    change = fault("the secret changes", 30, 30, number=3, what="both at once")
+    report = check([*record, refusal, failed(28, fault=2), change])
+    assert any(v.startswith("recovered: ") for v in report.violations)
+
+
+def test_forced_renewal_may_shorten_a_token_and_no_other_grant_s():
+    renewal = [issue(45.1, "three", lifetime=20), stored(45.2, "three", lifetime=20, version=3)]
+    forced = {"number": 2, "forced": True}
+    ours = fault("Enable fails", 44, 46, grants=["deals"], **forced)
+    assert check([*sound(), *renewal, ours]).violations == []
+    another = fault("Enable fails", 44, 46, grants=["users"], **forced)
+    assert check([*sound(), *renewal, another]).violations
 
 
 def test_killed_run_explains_a_lost_token_and_its_claim():

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
@@ -20,6 +21,7 @@ SLOW_SECONDS: Final = 1.0
 """A look at the store that takes longer shows that this machine keeps the embedded AWS from
 answering: the functions, who wait 2 seconds for it, then meet a fault that nobody injected."""
 
+ONCE: Final = Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1})
 _REPORT: Final = re.compile(r"REPORT RequestId: \S+\s+Duration: (\d+) ms")
 
 
@@ -29,8 +31,8 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._stop = threading.Event()
-        self._ssm = world.administrator.client("ssm")
-        self._logs = world.administrator.client("logs")
+        self._ssm = world.administrator.client("ssm", config=ONCE)
+        self._logs = world.administrator.client("logs", config=ONCE)
         self._last: dict[str, Entry] = {}
         self._seen_streams: set[str] = set()
         self._log_from = 0
