@@ -78,7 +78,7 @@ class Stack:
                 raise
             raise Failure(
                 f"there is no stack {name} in {session.region_name} of this account",
-                "name it with --stack or BROKER_STACK; AWS_PROFILE and AWS_REGION say where",
+                "name it with --stack; AWS_PROFILE and AWS_DEFAULT_REGION say where to look",
                 ExitCode.AWS,
             ) from None
         stack = answer["Stacks"][0]

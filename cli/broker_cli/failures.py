@@ -48,14 +48,17 @@ class Failure(Exception):
 _LOG_IN = "log in (`aws sso login`), or set AWS_PROFILE"
 _KNOWN: Final[dict[type[Exception], tuple[str, str]]] = {
     ProfileNotFound: ("no such AWS profile", "`aws configure list-profiles` names yours"),
-    NoRegionError: ("no AWS region is set", "set AWS_REGION, or a region in your AWS profile"),
+    NoRegionError: (
+        "no AWS region is set",
+        "set AWS_DEFAULT_REGION, or a region in your AWS profile",
+    ),
     NoCredentialsError: ("no AWS credentials", _LOG_IN),
     PartialCredentialsError: ("only a part of AWS credentials is set", _LOG_IN),
     CredentialRetrievalError: ("the AWS credentials could not be got", _LOG_IN),
     SSOError: ("the AWS sign-in has ended", _LOG_IN),
     HTTPClientError: (
         "AWS could not be reached",
-        "check the network and AWS_REGION; with AWS_ENDPOINT_URL set, see that `make up` runs",
+        "check the network and AWS_DEFAULT_REGION; with AWS_ENDPOINT_URL, that `make up` runs",
     ),
 }
 _STALE = {

@@ -69,8 +69,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Operate an Enable token broker.\n\nThe AWS environment says which account (AWS_PROFILE, "
-        "AWS_REGION, AWS_ENDPOINT_URL …), --stack which deployment. No command takes a secret as "
-        "an argument, and only `token` prints a token."
+        "AWS_DEFAULT_REGION, AWS_ENDPOINT_URL …), --stack which deployment. No command takes a "
+        "secret as an argument, and only `token` prints a token."
     ),
     epilog=_CODES
     + "\n"

@@ -13,8 +13,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from broker_cli.schemas import SCHEMAS
 from local.broker_stack import ROOT
 
 pytestmark = pytest.mark.timeout(500)
@@ -78,6 +80,7 @@ def blocks() -> list[Block]:
 LOOK = r"""
 { cat .local/enable.json > "$KEPT/enable.json"; ls -l .local > "$KEPT/files"
   (. .local/caller.env; broker token deals > "$KEPT/token")
+  broker doctor --json > "$KEPT/doctor.json"
   cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ > "$KEPT/processes"; } 2>/dev/null 7>/dev/null
 """
 """What only the test does, while everything is up."""
@@ -196,12 +199,18 @@ def test_wrong_secret_is_refused_and_one_that_got_in_is_found(hour: Hour):
     assert "error: not stored: the token endpoint answered invalid_client" in said
     assert "wrong: credentials of default: " in said
     assert "next:  broker secret set" in said
-    assert "secret_fallback" in said
     assert said.count("live, ") == 4  # and nobody is refused
 
 
 def test_mended_it_is_well_again(hour: Hour):
     assert hour.below("Mend it").endswith("all is well\n")
+
+
+def test_doctor_says_in_json_too_that_all_is_well(hour: Hour):
+    told = json.loads((hour.kept / "doctor.json").read_text())
+    jsonschema.validate(told, SCHEMAS["doctor"])
+    assert (told["is_well"], told["first"]) == (True, "")
+    assert {check["verdict"] for check in told["checks"]} == {"good"}
 
 
 def test_commands_of_the_alarms_answer(hour: Hour):
