@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from typer.testing import CliRunner, Result
 from broker_cli.failures import ExitCode
 from broker_cli.main import app
 from broker_cli.schemas import SCHEMAS
-from local.broker_stack import STACK_NAME, wait_until
+from local.broker_stack import ROOT, STACK_NAME, wait_until
 from local.callers import create_user
 from local.embedded_aws import ACCOUNT
 from tests.deployed.conftest import Deployed
@@ -432,7 +433,9 @@ def test_ctrl_c_while_a_secret_is_tried_leaves_nothing_half_done(
             process.stdin.write(good)
             process.stdin.close()
             process.stdin = None
-            wait_until(lambda: "AWSPENDING" in labels(renewed), seconds=30, what="the pending label")
+            wait_until(
+                lambda: "AWSPENDING" in labels(renewed), seconds=30, what="the pending label"
+            )
             process.send_signal(signal.SIGINT)
             output, _ = process.communicate(timeout=30)
     finally:
@@ -541,6 +544,76 @@ def test_no_stack_and_no_network_are_a_line_and_a_next_step(cli: Cli, command: s
         assert result.stdout == ""
         assert result.stderr.startswith(f"error: {said}")
         assert result.stderr.splitlines()[1].startswith("next:  ")
+
+
+def documented_rights() -> list[dict]:
+    """The statements of docs/operate.md; its account is the tests' own."""
+    page = (ROOT / "docs/operate.md").read_text(encoding="utf-8")
+    policy = re.findall(r"```json\n(.*?)```", page, re.DOTALL)[0]
+    # The embedded IAM has a right of its own for a batch, as AWS has not, and simulates for all.
+    policy = re.sub(r'"(sqs:(?:Change|Delete)\w+)"', r'"\1*"', policy)
+    rights = json.loads(policy)["Statement"]
+    for right in rights:
+        if right["Sid"] == "LookAtCallersPolicies":
+            right["Resource"] = "*"
+    return rights
+
+
+def fail_a_run(deployed: Deployed, cli: Cli) -> None:
+    """Until its report is in the queue."""
+    deployed.stack.administrator.client("lambda").invoke(
+        FunctionName=deployed.stack.outputs["RefreshFunctionName"],
+        InvocationType="Event",
+        Payload=b'{"force": true, "grants": ["forbidden"]}',
+    )
+    wait_until(lambda: cli("failures").exit_code == ExitCode.WRONG, seconds=30, what="a failed run")
+
+
+def operator(deployed: Deployed, name: str, statements: list[dict]) -> dict[str, str]:
+    policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    return as_user(create_user(deployed.stack.administrator, f"operator-{name}", policy))
+
+
+CALLER = f"arn:aws:iam::{ACCOUNT}:role/jobs/reporting-job"
+COMMANDS_BY_RIGHT = [
+    ("LookAtTheStack", "status"),
+    ("LookAtTheLogs", "audit"),
+    ("LookAtWhatHasNoNarrowerResource", "status"),
+    ("LookAtTheFailures", "failures"),
+    ("LookAtCallersPolicies", f"explain reporting --as {CALLER}"),
+    ("Renew", "refresh deals"),
+    ("ClearTheFailures", "failures --clear"),
+    ("ChangeTheSecret", "secret set --from-file -"),
+    ("ChangeTheSecret", "doctor"),
+    ("BlockAndUnblock", "block activity --reason tried"),
+    ("BlockAndUnblock", "unblock activity"),
+]
+
+
+def test_documented_rights_are_enough_for_every_command(renewed: Deployed, cli: Cli, good: str):
+    rights = documented_rights()
+    assert {r["Sid"] for r in rights if "kms:" not in str(r["Action"])} == {
+        sid for sid, _ in COMMANDS_BY_RIGHT
+    }
+    env = operator(renewed, "all", rights)
+    fail_a_run(renewed, cli)
+    for _, command in COMMANDS_BY_RIGHT:
+        result = cli(*command.split(), stdin=good, **env)
+        assert "refused by AWS" not in result.output, command
+        assert "\n? " not in result.output, command
+        assert result.exit_code in {ExitCode.OK, ExitCode.WRONG}, command
+
+
+@pytest.mark.parametrize(("right", "command"), COMMANDS_BY_RIGHT)
+def test_each_documented_right_is_needed(
+    renewed: Deployed, cli: Cli, good: str, right: str, command: str
+):
+    if right == "ClearTheFailures":
+        fail_a_run(renewed, cli)
+    others = [statement for statement in documented_rights() if statement["Sid"] != right]
+    env = operator(renewed, re.sub(r"\W+", "-", f"{right}-{command}")[:40], others)
+    result = cli(*command.split(), stdin=good, **env)
+    assert "AccessDenied" in result.output, result.output
 
 
 def test_no_output_held_a_secret_or_a_token(renewed: Deployed, cli: Cli, good: str):
