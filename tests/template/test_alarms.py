@@ -64,7 +64,8 @@ def emitted_by(service: str) -> set[str]:
 @cache
 def entries() -> str:
     """What docs/operate.md says of the alarms."""
-    return (ROOT / "docs/operate.md").read_text().partition("\n## Alarms\n")[2]
+    page = (ROOT / "docs/operate.md").read_text()
+    return page.partition("\n## Alarms\n")[2].partition("\n## ")[0]
 
 
 @cache
