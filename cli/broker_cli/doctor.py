@@ -24,7 +24,7 @@ from token_refresher.credentials import SecretVersion
 MAX_SKEW: Final = timedelta(seconds=60)
 """Signatures of AWS allow five minutes; tokens of a few minutes do not."""
 
-_RUNBOOK: Final = "docs/operate.md"
+_PAGE: Final = "docs/operate.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +177,11 @@ def runs_check(rows: list[GrantRow], interval: timedelta, now: datetime) -> Chec
     """Whether the refresher looks at the grants as often as it should."""
     seen = [row.seen_at for row in rows if row.seen_at]
     if not seen:
-        mend = f"broker refresh; if that works, see {_RUNBOOK}#renewals-stopped"
+        mend = f"broker refresh; if that works, see {_PAGE}#renewals-stopped"
         return Check("refresher", "wrong", "it has not run for a day", mend)
     age = now - max(seen)
     if age > 3 * interval + timedelta(seconds=30):  # the log takes some seconds to be readable
-        mend = f"{_RUNBOOK}#renewals-stopped"
+        mend = f"{_PAGE}#renewals-stopped"
         return Check("refresher", "wrong", f"it last ran {span(age)} ago", mend)
     return Check("refresher", "good", f"it last ran {span(age)} ago")
 
@@ -193,7 +193,7 @@ def grant_check(row: GrantRow, now: datetime, *, is_cause_told: bool = False) ->
     if row.reason == "blocked":
         return Check(name, "wrong", f"blocked: {row.cause}", f"broker unblock {row.grant}")
     left = f"{row.state.value}, {span(row.time_left(now))} left"
-    mend = f"broker refresh {row.grant} --force, then {_RUNBOOK}#renewals-failing"
+    mend = f"broker refresh {row.grant} --force, then {_PAGE}#renewals-failing"
     if not row.is_served:
         return Check(name, "wrong", f"no live token ({why or 'none was asked for yet'})", mend)
     if row.reason:
@@ -221,7 +221,7 @@ def _alarms(stack: Stack) -> Check:
     ]
     if not found:
         return Check("alarms", "good", "none is on")
-    return Check("alarms", "wrong", f"on: {', '.join(found)}", f"{_RUNBOOK}#{found[0]}")
+    return Check("alarms", "wrong", f"on: {', '.join(found)}", f"{_PAGE}#{found[0]}")
 
 
 def _queue(stack: Stack) -> Check:

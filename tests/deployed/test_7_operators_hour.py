@@ -19,7 +19,10 @@ import pytest
 from broker_cli.schemas import SCHEMAS
 from local.broker_stack import ROOT
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = [
+    pytest.mark.timeout(500),
+    pytest.mark.skipif(sys.platform == "darwin", reason="its bash is too old for BASH_XTRACEFD"),
+]
 
 PAGE = ROOT / "docs/operate.md"
 BLOCK = re.compile(
@@ -80,7 +83,7 @@ def blocks() -> list[Block]:
 LOOK = r"""
 { cat .local/enable.json > "$KEPT/enable.json"; ls -l .local > "$KEPT/files"
   (. .local/caller.env; broker token deals > "$KEPT/token")
-  broker doctor --json > "$KEPT/doctor.json"
+  broker doctor --json > "$KEPT/doctor.json"; make up > "$KEPT/again"
   cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ > "$KEPT/processes"; } 2>/dev/null 7>/dev/null
 """
 """What only the test does, while everything is up."""
@@ -185,6 +188,12 @@ def test_everything_comes_up_and_is_well(hour: Hour):
     look = hour.below("Look")
     assert "4 of 4 grants served" in look
     assert look.endswith("all is well\n")
+
+
+def test_second_make_up_changes_nothing_and_prints_the_same(hour: Hour):
+    again = (hour.kept / "again").read_text()
+    assert again.startswith("It runs already.")
+    assert again.removeprefix("It runs already.").strip() == hour.below("Bring it up").strip()
 
 
 def test_caller_gets_a_token_uses_it_and_is_seen(hour: Hour):
