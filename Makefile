@@ -65,6 +65,10 @@ audit: .venv/.installed .venv-audit/.installed ## What others' tools find in tem
 sbom: .venv/.installed .venv-audit/.installed ## Write a CycloneDX bill of each artifact into dist/, and docs/licences.md
 	@$(PYTHON) -m local.sbom
 
+.PHONY: sbom
+sbom: .venv/.installed .venv-audit/.installed ## Write a CycloneDX bill of each artifact into dist/, and docs/licences.md
+	@$(PYTHON) -m local.sbom
+
 .PHONY: format
 format: .venv/.installed ## Format and mend what ruff can mend
 	@ruff format .
@@ -132,6 +136,9 @@ help:
 # The same source gives the same artifact anywhere, so no list of installed files (RECORD) stays:
 # it has hashes of scripts that name this machine's Python.
 #
+# The same source gives the same artifact anywhere, so no list of installed files (RECORD) stays:
+# it has hashes of scripts that name this machine's Python.
+#
 # The artifacts run on both architectures: all packages are pure Python but pydantic's core,
 # whose two libraries lie side by side under names that say which is which.
 
@@ -175,6 +182,7 @@ is-installed:
 define finish
 find "$(1)" -name __pycache__ -prune -exec rm -rf {} +
 rm -rf "$(1)/bin" "$(1)/.lock"
+find "$(1)" -path "*.dist-info/RECORD" -delete
 find "$(1)" -path "*.dist-info/RECORD" -delete
 $(PYTHON) -m compileall -q -j 1 --invalidation-mode unchecked-hash -s "$(1)" -p "$(2)" "$(1)"
 endef

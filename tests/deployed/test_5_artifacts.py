@@ -1,13 +1,18 @@
 """The built artifacts, as Lambda would load them."""
 
+import email
+import hashlib
 import json
 import re
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
+from samcli.lib.package.utils import make_zip_with_lambda_permissions
 
+from local import sbom
 from tests.deployed.conftest import Deployed
 
 FUNCTIONS = {
@@ -63,6 +68,62 @@ def test_refresher_runs_on_both_architectures(deployed: Deployed):
         "x86_64",
         "aarch64",
     }
+
+
+def _contents(folder: Path, tmp: Path) -> dict[str, str]:
+    """What SAM's own zip of an artifact holds: name, date, mode and hash of each file.
+
+    The order of files in it is the one that the file system lists them in.
+    """
+    with zipfile.ZipFile(make_zip_with_lambda_permissions(tmp / "zip", folder)) as archive:
+        return {
+            info.filename: f"{info.date_time} {info.external_attr:o} "
+            + hashlib.sha256(archive.read(info)).hexdigest()
+            for info in archive.infolist()
+        }
+
+
+def test_same_source_gives_the_same_artifacts_wherever_it_is_built(
+    deployed: Deployed, tmp_path: Path
+):
+    source, elsewhere = deployed.stack.source, tmp_path / "some" / "where" / "else"
+    shutil.copytree(source, elsewhere, symlinks=True)
+    subprocess.run(
+        [source / ".venv" / "bin" / "sam", "build", "--build-dir", tmp_path / "built"],
+        cwd=elsewhere,
+        env=deployed.stack.aws.environ(deployed.stack.account)
+        | {"PATH": f"{source / '.venv' / 'bin'}:/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+    )
+    built = sorted(f.name for f in (tmp_path / "built").iterdir() if f.is_dir())
+    assert {*FUNCTIONS, "SharedLayer", "EnableBrokerClientLayer"} == set(built)
+    for artifact in built:
+        first = _contents(deployed.stack.build_folder / artifact, tmp_path)
+        assert first
+        assert _contents(tmp_path / "built" / artifact, tmp_path) == first
+
+
+@pytest.mark.parametrize("artifact", sbom.ARTIFACTS)
+def test_artifact_holds_the_packages_that_the_bill_and_the_licences_list(
+    deployed: Deployed, artifact: str
+):
+    folder = deployed.stack.build_folder / artifact
+    held = {
+        f"{told['Name'].lower().replace('_', '-')} {told['Version']}"
+        for file in folder.rglob("*.dist-info/METADATA")
+        if (told := email.message_from_string(file.read_text()))
+    }
+    pinned = sbom.pinned(sbom.ARTIFACTS[artifact])
+    assert held == {f"{name} {version}" for name, version in pinned.items()}
+    for info in folder.rglob("*.dist-info"):
+        assert [f for f in info.rglob("*") if "licen" in f.name.lower()], info.name
+
+
+def test_no_other_artifact_holds_a_package_of_others(deployed: Deployed):
+    for artifact in deployed.stack.build_folder.iterdir():
+        if artifact.is_dir() and artifact.name not in sbom.ARTIFACTS:
+            assert not list(artifact.rglob("*.dist-info"))
 
 
 def test_faulty_grants_stop_the_build(deployed: Deployed, tmp_path: Path):
