@@ -209,6 +209,8 @@ def test_wrong_secret_is_refused_and_one_that_got_in_is_found(hour: Hour):
     assert "wrong: credentials of default: " in said
     assert "next:  broker secret set" in said
     assert said.count("live, ") == 4  # and nobody is refused
+    (shown,) = re.findall(r"^```text\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert [line for line in shown.splitlines() if line not in said.splitlines()] == []
 
 
 def test_mended_it_is_well_again(hour: Hour):
