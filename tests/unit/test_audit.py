@@ -94,16 +94,12 @@ def test_vulnerability_of_a_pinned_package_is_found(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        json.dumps(CREDENTIALS),
-        f"client_secret = '{CREDENTIALS['client_secret']}'",
-        f"client_secret={CREDENTIALS['client_secret'].upper()}&scope=read:deals",
-    ],
+    "form",
+    ["{quoted}", "client_secret = '{secret}'", "client_secret={secret}&scope=read:deals"],
+    ids=["JSON", "assignment", "form"],
 )
-def test_client_secret_of_enable_is_seen(
-    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
-):
+def test_client_secret_of_enable_is_seen(tmp_path: Path, form: str):
+    text = form.format(quoted=json.dumps(CREDENTIALS), secret=CREDENTIALS["client_secret"].upper())
     file = tmp_path / "notes.md"
     file.write_text(text)
     assert list(secrets_in([file])) == [(file, "Enable client secret")]
