@@ -123,8 +123,10 @@ class TokenApi:
         request = Request(method=method, url=url, headers=headers, body=body, timeout=timeout)
         try:
             return self._transport(request)
-        except (OSError, HTTPError) as error:
-            raise NotNow(f"no answer ({type(error).__name__})") from error
+        except (OSError, HTTPError, ValueError) as error:  # the last: a chunk of no sound length
+            kind = type(error).__name__
+        # Raised out here: a cause that broke off in the middle of an answer holds the beginning.
+        raise NotNow(f"no answer ({kind})")
 
     def _refusal(self, answer: Answer) -> Exception:
         """What the caller of `vend` is told of an answer without a token."""
@@ -171,7 +173,7 @@ def _read_object(body: bytes) -> Mapping[str, object]:
     """The JSON object; empty if there is none. No error, as it would quote the body."""
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

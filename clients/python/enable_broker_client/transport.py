@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import urllib3
+
+_MAX_BODY_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,16 @@ class Urllib3Transport:
             timeout=request.timeout,
             retries=False,
             redirect=False,
+            preload_content=False,
         )
+        try:
+            body = response.read(_MAX_BODY_BYTES)
+        except BaseException:
+            response.close()
+            raise
+        if len(body) < _MAX_BODY_BYTES:
+            response.release_conn()
+        else:
+            response.close()  # whoever answers so much is not the broker
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(status=response.status, headers=headers, body=response.data)
+        return Answer(status=response.status, headers=headers, body=body)
