@@ -4,6 +4,7 @@ urllib3's read time-out begins anew with every byte that arrives. Here a thread 
 socket down, so that even an endless header line ends in time.
 """
 
+import http.client
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,13 +22,26 @@ _in_use: Final = threading.local()
 """The connection that the current thread's request is using."""
 
 
+class _Answer(http.client.HTTPResponse):
+    def _safe_read(self, amt: int) -> bytes:
+        """Read no chunk of a negative length, which otherwise lasts to the end of the stream."""
+        if amt < 0:
+            raise http.client.IncompleteRead(b"")
+        data: bytes = super()._safe_read(amt)  # type: ignore[misc]  # no part of its interface
+        return data
+
+
 class _RememberedConnection(HTTPConnection):
+    response_class = _Answer
+
     def request(self, *args: Any, **kwargs: Any) -> None:
         _in_use.connection = self
         super().request(*args, **kwargs)
 
 
 class _RememberedTlsConnection(HTTPSConnection):
+    response_class = _Answer
+
     def request(self, *args: Any, **kwargs: Any) -> None:
         _in_use.connection = self
         super().request(*args, **kwargs)
