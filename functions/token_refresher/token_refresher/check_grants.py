@@ -13,6 +13,7 @@ from token_broker.grants import GRANTS_FILE, GrantsFile
 from token_refresher.validation import fault_texts
 
 _ADAPTER: Final = TypeAdapter(GrantsFile)
+_TOO_DEEP: Final = "nested too deeply"
 
 
 def faults(toml: str) -> list[str]:
@@ -22,15 +23,19 @@ def faults(toml: str) -> list[str]:
         Texts such as `grants.deals.scope: Field required`; none if the file is sound.
     """
     try:
-        document = tomllib.loads(toml)
-    except tomllib.TOMLDecodeError as error:
-        return [f"not TOML: {error}"]
-    try:
         # Strictness differs by input: only as JSON is an array a tuple. A TOML date, which JSON
         # lacks, becomes an object, which no field takes.
-        _ADAPTER.validate_json(json.dumps(document, default=lambda _date: {}), strict=True)
+        document = json.dumps(tomllib.loads(toml), default=lambda _date: {})
+    except ValueError as error:  # a TOMLDecodeError, or a number of thousands of digits
+        return [f"not TOML: {error}"]
+    except RecursionError:
+        return [_TOO_DEEP]
+    try:
+        _ADAPTER.validate_json(document, strict=True)
     except ValidationError as error:
-        return fault_texts(error)
+        # The JSON is our own: its reader gives up on nothing but its depth.
+        is_too_deep = error.errors(include_input=False)[0]["type"] == "json_invalid"
+        return [_TOO_DEEP] if is_too_deep else fault_texts(error)
     return []
 
 
