@@ -191,10 +191,22 @@ RECORD = json.loads(Holds(connection=HOLD, grants={"deals": HOLD}).to_json())
         json.dumps(RECORD | {"connection": ["x", 1, "tomorrow", "key"]}),
         json.dumps(RECORD | {"connection": ["x", 1, 10**14, "key"]}),
         json.dumps(RECORD | {"connection": ["x", 1, 10**30, "key"]}),
+        json.dumps(RECORD | {"connection": ["x", -1, 2, "key"]}),
+        json.dumps(RECORD | {"connection": ["x", 1_000_001, 2, "key"]}),
+        json.dumps(RECORD | {"connection": ["A sentence.", 1, 2, "key"]}),
+        json.dumps(RECORD | {"connection": ["x" * 41, 1, 2, "key"]}),
+        json.dumps(RECORD | {"connection": ["x", 1, 2, "x" * 41]}),
+        "[" * 100_000,
     ],
 )
 def test_what_is_malformed_holds_nothing(text: str) -> None:
     assert Holds.from_json(text) == Holds()
+
+
+def test_claim_of_another_hand_leaves_room_for_the_holds() -> None:
+    holds = Holds.from_json(json.dumps(RECORD | {"claimed_by": "é" * 5_000}))
+    assert holds.connection == HOLD
+    assert len(holds.to_json()) <= 4_000
 
 
 json_values = st.recursive(

@@ -6,10 +6,11 @@ each connection, because what an environment remembers dies with it. They hold n
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
     from types_boto3_ssm import SSMClient
@@ -27,6 +28,8 @@ LAST_TRY: Final = timedelta(minutes=2)
 """Before a stored token expires, in which another grant's refusal does not hold its own back."""
 
 _MAX_BYTES: Final = 4_000
+_WORD: Final = re.compile(r"[a-z0-9_]{0,40}")
+_MAX_REFUSALS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,11 +137,19 @@ class Holds:
             return cls(
                 version=version,
                 claimed_at=datetime.fromtimestamp(claimed, UTC) if claimed else None,
-                claimed_by=str(record["claimed_by"]),
+                claimed_by=str(record["claimed_by"])[:40],
                 connection=_hold(held) if held else None,
                 grants={name: _hold(values) for name, values in record["grants"].items()},
             )
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError):
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            OverflowError,
+            OSError,
+            RecursionError,
+        ):
             return cls(version=version)
 
 
@@ -146,15 +157,22 @@ def _values(hold: Hold) -> list[object]:
     return [hold.reason, hold.refusals, int(hold.until.timestamp()), hold.depends_on]
 
 
-def _hold(values: list[object]) -> Hold:
+def _hold(values: list[Any]) -> Hold:
     reason, refusals, until, depends_on = values
-    if not isinstance(refusals, int) or not isinstance(until, int):
-        raise TypeError("hold")
+    is_sound = (
+        _WORD.fullmatch(reason)
+        and _WORD.fullmatch(depends_on)
+        and isinstance(refusals, int)
+        and 0 <= refusals <= _MAX_REFUSALS
+        and isinstance(until, int)
+    )
+    if not is_sound:
+        raise ValueError("not a hold")
     return Hold(
-        reason=str(reason),
+        reason=reason,
         refusals=refusals,
         until=datetime.fromtimestamp(until, UTC),
-        depends_on=str(depends_on),
+        depends_on=depends_on,
     )
 
 
