@@ -36,7 +36,8 @@ def base64_text(data: bytes) -> str:
 
 def test_route_is_method_and_resource() -> None:
     assert api_event.route({"httpMethod": "GET", "resource": "/grants"}) == ("GET", "/grants")
-    assert api_event.route(None) == (None, None)
+    assert api_event.route(None) == ("", "")
+    assert api_event.route({"httpMethod": ["GET"], "resource": {}}) == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,16 @@ def at(value: object, *path: str) -> object:
     return value
 
 
-def route(event: object) -> tuple[object, object]:
-    """The method and the resource, as the template's API names it: ("GET", "/grants")."""
-    return at(event, "httpMethod"), at(event, "resource")
+def route(event: object) -> tuple[str, str]:
+    """The method and the resource, as the template's API names it: ("GET", "/grants").
+
+    Each is empty where the event does not say.
+    """
+    method, resource = at(event, "httpMethod"), at(event, "resource")
+    return (
+        method if isinstance(method, str) else "",
+        resource if isinstance(resource, str) else "",
+    )
 
 
 def caller_arn(event: object) -> str:

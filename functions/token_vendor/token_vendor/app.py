@@ -201,7 +201,7 @@ def _post_rejection(event: object, caller: str, said: dict[str, object]) -> Resp
 
 type Handler = Callable[[object, str, dict[str, object]], Response]
 
-_ROUTES: Final[Mapping[tuple[object, object], Handler]] = {
+_ROUTES: Final[Mapping[tuple[str, str], Handler]] = {
     ("GET", "/tokens/{grant}"): _get_token,
     ("POST", "/tokens/{grant}/rejection"): _post_rejection,
     ("GET", "/grants"): _get_grants,
