@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta, timezone
 from urllib.parse import parse_qsl
 
@@ -136,8 +137,8 @@ def test_unusable_response_is_refused_without_quoting_it(
     visible_ascii,
     st.lists(scope_tokens, min_size=1),
     whole_second_times,
-    st.integers(1, 10**6).map(seconds),
-    any_text,
+    st.integers(1, 86_400).map(seconds),
+    st.from_regex(r"[A-Za-z0-9_-]{0,64}", fullmatch=True),
 )
 def test_stored_token_round_trips_through_its_json(
     token: str, scope: list[str], issued_at: datetime, lifetime: timedelta, secret_version: str
@@ -227,6 +228,22 @@ def test_corrupt_record_is_refused_without_quoting_it(text: str) -> None:
     with pytest.raises(CorruptStoredToken) as caught:
         StoredToken.from_json(text)
     assert not leaks(all_said(caught.value))
+
+
+def test_what_is_no_secret_s_version_is_not_taken_for_one() -> None:
+    token = StoredToken.from_json(json.dumps(RECORD | {"secret_version": TOKEN}))
+    assert token == stored(secret_version="")
+    assert not leaks(repr(token))
+
+
+@pytest.mark.parametrize(("lifetime", "is_sound"), [(86_400, True), (86_401, False)])
+def test_token_of_more_than_24_hours_is_not_one_that_the_broker_wrote(
+    lifetime: int,
+    is_sound: bool,  # noqa: FBT001
+) -> None:
+    text = stored(left=lifetime).to_json()
+    with nullcontext() if is_sound else pytest.raises(CorruptStoredToken):
+        StoredToken.from_json(text)
 
 
 def test_stored_times_of_any_offset_become_utc() -> None:

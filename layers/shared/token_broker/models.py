@@ -7,16 +7,19 @@ that ends in a log line or a traceback takes no secret with it.
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, Self
 from urllib.parse import urlencode
 
 from token_broker.errors import CorruptStoredToken, GrantBlocked
+from token_broker.expiry import MAX_LIFETIME
 
 _SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _VISIBLE_ASCII: Final = re.compile(r"[\x21-\x7e]+")
 _EXPIRES_IN_DIGITS: Final = re.compile(r"[0-9]{1,12}")
+_VERSION_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def is_scope_token(value: str) -> bool:
@@ -168,7 +171,7 @@ class StoredToken:
                 scope=tuple(_text(record, "scope").split(" ")),
                 issued_at=_utc(_text(record, "issued_at")),
                 expires_at=_utc(_text(record, "expires_at")),
-                secret_version=_text({"secret_version": "", **record}, "secret_version"),
+                secret_version=_version_id(record),
                 parameter_version=parameter_version,
             )
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
@@ -177,7 +180,7 @@ class StoredToken:
             _VISIBLE_ASCII.fullmatch(token.access_token) is not None
             and token.token_type == "Bearer"
             and all(map(is_scope_token, token.scope))
-            and token.issued_at < token.expires_at
+            and timedelta() < token.expires_at - token.issued_at <= MAX_LIFETIME
         )
         return token if is_sound else None
 
@@ -238,6 +241,12 @@ def _text(record: object, name: str) -> str:
     if not isinstance(record, dict) or not isinstance(value := record[name], str):
         raise TypeError(name)
     return value
+
+
+def _version_id(record: Mapping[str, object]) -> str:
+    """A secret's version, which logs name; so whatever else stands there is left out."""
+    value = _text({"secret_version": "", **record}, "secret_version")
+    return value if _VERSION_ID.fullmatch(value) else ""
 
 
 def _utc(text: str) -> datetime:
