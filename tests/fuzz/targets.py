@@ -1,0 +1,580 @@
+"""One target for each input of another hand: what it may look like, and what must hold of it.
+
+Whatever comes in, nothing but the declared errors comes out, and no secret with them: in no
+message, no log line and no metric, with urllib3's and botocore's own logs at DEBUG.
+"""
+
+import io
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, cast
+from unittest.mock import patch
+from urllib.parse import parse_qs
+
+from botocore.credentials import Credentials
+from hypothesis import strategies as st
+
+from enable_broker_client.api import TokenApi
+from enable_broker_client.errors import BrokerClientError, NotNow
+from enable_broker_client.signing import Signer
+from enable_broker_client.source import TokenSource
+from enable_broker_client.transport import Urllib3Transport
+from tests.fuzz import inputs
+from tests.fuzz.memory_http import clients_pool, refreshers_pool
+from tests.unit.fakes import (
+    NOW,
+    SECRET,
+    SECRET_PREFIX,
+    TOKEN,
+    URL,
+    VERSION,
+    Broker,
+    FakeClock,
+    FakeContext,
+    FakeSsm,
+    FrozenDatetime,
+    all_said,
+    leaks,
+    rejection,
+    seconds,
+    secrets_client,
+    stored,
+)
+from token_broker.callers import is_allowed
+from token_broker.errors import (
+    CorruptStoredToken,
+    GrantBlocked,
+    InvalidRequest,
+    InvalidTokenResponse,
+    RenewalFailed,
+    TokenEndpointError,
+    TokenEndpointUnavailable,
+)
+from token_broker.expiry import MAX_LIFETIME
+from token_broker.grants import GRANTS_FILE, Grant, load_grants_file
+from token_broker.models import StoredToken, block_record, fingerprint
+from token_broker.token_store import ParameterTokenStore
+from token_refresher import app as refresher_app
+from token_refresher.check_grants import faults
+from token_refresher.credentials import SecretReader
+from token_refresher.holds import CLAIM_LASTS, LONGEST_HOLD, Holds, ParameterHoldStore
+from token_refresher.renewal import accept
+from token_refresher.token_endpoint import LONGEST_WAIT, MAX_ATTEMPTS, TokenEndpoint
+from token_vendor import app as vendor_app
+from token_vendor.refresh_starter import RefreshStarter
+from token_vendor.vend import Vendor
+
+GRANTS: Final = {
+    "deals": Grant(scope=("read:deals",)),
+    "reporting": Grant(
+        scope=("read:deals", "read:users"),
+        callers=("arn:aws:iam::111122223333:role/reporting-*",),
+    ),
+}
+DEALS: Final = {"deals": GRANTS["deals"]}
+LOOPBACK: Final = "http://127.0.0.1/oauth2/token"
+_REASON: Final = re.compile(r"[a-z0-9_]{1,40}")
+_HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """An input, and the law for it.
+
+    Attributes:
+        inputs: what another hand may send.
+        check: fails for an input that the code does not bear.
+        weight: its share of the inputs tried: a cheap check gets more of them.
+        from_bytes: makes an input of any bytes, for the fuzzer that follows the coverage.
+        examples: sound inputs that it begins with.
+    """
+
+    inputs: st.SearchStrategy[Any]
+    check: Callable[[Any], None]
+    weight: int
+    from_bytes: Callable[[bytes], object] | None = None
+    examples: tuple[bytes, ...] = ()
+
+
+# ── What is said, and by whom ────────────────────────────────────────────────────────────────────
+
+
+class _Overheard(logging.Handler):
+    """Every record of every library, and what the handlers log and print."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.spoken = io.StringIO()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.spoken.write(f"{record.getMessage()}\n{record.exc_info or ''}\n")
+
+    def leaks(self) -> list[str]:
+        return leaks(self.spoken.getvalue())
+
+
+@contextmanager
+def overhearing() -> Iterator[_Overheard]:
+    """Listen; at the end nothing may have been said that holds a secret."""
+    heard, root = _Overheard(), logging.getLogger()
+    level = root.level
+    streams: list[tuple[Any, Any]] = []
+    for logger in (refresher_app.logger, vendor_app.logger):
+        handler: Any = logger.registered_handler
+        streams.append((handler, handler.setStream(heard.spoken)))
+    root.addHandler(heard)
+    root.setLevel(logging.DEBUG)
+    try:
+        with redirect_stdout(heard.spoken):
+            yield heard
+    finally:
+        root.setLevel(level)
+        root.removeHandler(heard)
+        for handler, stream in streams:
+            handler.setStream(stream)
+    assert not heard.leaks()
+
+
+@contextmanager
+def refresher_of(broker: Broker) -> Iterator[Callable[[object], dict[str, Any]]]:
+    """The refresh function's handler over a broker of fakes; its clock is the broker's."""
+
+    class Clock(FrozenDatetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:  # noqa: ARG003
+            return broker.clock()
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(refresher_app, "_refresher", broker.refresher))
+        stack.enter_context(patch.object(refresher_app, "datetime", Clock))
+        yield lambda given: refresher_app.lambda_handler(given, FakeContext())
+
+
+@contextmanager
+def vendor_of(store: Any) -> Iterator[Callable[[object], dict[str, Any]]]:
+    """The vend function's handler over a store."""
+    vendor = Vendor(
+        grants=GRANTS,
+        store=store,
+        cache_window=seconds(60),
+        refresh_ahead=seconds(600),
+        on_read_fault=lambda _error: None,
+        now=FakeClock(),
+    )
+    starter = RefreshStarter(invoke=lambda _event: None, on_fault=_unexpected, now=FakeClock())
+    wiring = vendor_app.Wiring(vendor, starter)
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(vendor_app, "_wiring", lambda: wiring))
+        stack.enter_context(patch.object(vendor_app, "datetime", FrozenDatetime))
+        yield lambda given: cast("Any", vendor_app.lambda_handler(given, FakeContext()))
+
+
+def _unexpected(error: Exception) -> None:
+    raise error
+
+
+def _run(refresh: Callable[[object], dict[str, Any]], given: object) -> dict[str, Any]:
+    """Each grant's summary; of those that failed, only that they did."""
+    try:
+        summary = refresh(given)
+    except RenewalFailed as error:
+        assert not leaks(all_said(error))  # noqa: PT017
+        return {grant: {"state": "failed", "cause": cause} for grant, cause in error.causes.items()}
+    assert not leaks(json.dumps(summary))
+    return cast("dict[str, Any]", summary["grants"])
+
+
+# ── grants.toml ──────────────────────────────────────────────────────────────────────────────────
+
+
+class _File:
+    """As much of a Path as reading it takes."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def read_text(self, **_options: object) -> str:
+        return self._text
+
+
+_CALLERS: Final = (
+    "",
+    "arn:aws:iam::111122223333:user/ops/" + "a" * 500,
+    "arn:aws:sts::111122223333:assumed-role/reporting-nightly/session",
+    "arn:aws:sts::111122223333:assumed-role/" + "-" * 64 + "/session",
+)
+
+
+def check_grants(toml: str) -> None:
+    """The build names what is wrong; what it lets through, the functions read in the same way."""
+    found = faults(toml)
+    assert all(isinstance(fault, str) and fault for fault in found)
+    if found:
+        return
+    file = load_grants_file(cast("Any", _File(toml)))
+    for name, grant in file.grants.items():
+        assert re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name)
+        assert all(isinstance(scope, str) and scope and " " not in scope for scope in grant.scope)
+        for caller in _CALLERS:
+            # Nobody gets past a lock who is not a principal.
+            assert not (is_allowed(caller, grant.callers or ()) and not caller)
+
+
+# ── The token endpoint ───────────────────────────────────────────────────────────────────────────
+
+
+def check_answer(data: bytes) -> None:
+    """An answer is a token worth storing, or one of the declared errors."""
+    clock, waits = FakeClock(), list[float]()
+    ends = clock() + seconds(50)
+
+    def sleep(wait: float) -> None:
+        waits.append(wait)
+        clock.wind(wait)
+
+    endpoint = TokenEndpoint(
+        LOOPBACK, pool=refreshers_pool(data), now=clock, sleep=sleep, jitter=lambda: 0.5
+    )
+    scope = ("read:deals",)
+    with overhearing():
+        try:
+            issued = endpoint.request_token(
+                VERSION.request(scope), time_left=lambda: ends - clock()
+            )
+            token = accept(issued, scope=scope, now=clock())
+        except TokenEndpointError as error:
+            _check_refusal(error, waits)
+            return
+    assert _HEADER_VALUE.fullmatch(token.access_token)
+    assert timedelta() < token.expires_at - clock() <= MAX_LIFETIME
+    assert StoredToken.from_json(token.to_json()) == token
+
+
+def _check_refusal(error: TokenEndpointError, waits: list[float]) -> None:
+    assert not leaks(all_said(error))
+    assert _REASON.fullmatch(error.reason)
+    assert len(str(error)) < 500
+    assert error.attempts <= MAX_ATTEMPTS
+    assert all(0 <= wait <= LONGEST_WAIT.total_seconds() for wait in waits)
+    if isinstance(error, TokenEndpointUnavailable):
+        assert error.retry_after is None or error.retry_after >= timedelta()
+    elif not isinstance(error, InvalidTokenResponse):
+        assert error.attempts == 1
+
+
+# ── The secret ───────────────────────────────────────────────────────────────────────────────────
+
+
+class _Secrets:
+    """Secrets Manager, with one secret of one version."""
+
+    exceptions = secrets_client().exceptions
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def get_secret_value(self, VersionStage: str, **_options: object) -> dict[str, str]:  # noqa: N803
+        if VersionStage != "AWSCURRENT":
+            raise self.exceptions.ResourceNotFoundException({"Error": {}}, "GetSecretValue")
+        return {"SecretString": self._text, "VersionId": "v1"}
+
+
+def check_secret(text: str) -> None:
+    """A secret arrives at the token endpoint exactly, or is refused without a word of it."""
+    broker = Broker(grants=DEALS)
+    broker.store.tokens.clear()
+    reader = SecretReader(cast("Any", _Secrets(text)), prefix=SECRET_PREFIX)
+    broker.secrets = cast("Any", reader)
+    with overhearing(), refresher_of(broker) as refresh:
+        [said] = _run(refresh, {}).values()
+    if said["state"] == "renewed":
+        [request] = broker.endpoint.requests
+        written, sent = json.loads(text), parse_qs(request.form().decode(), strict_parsing=True)
+        for name in ("client_id", "client_secret", "dealtrack_registration_id"):
+            assert sent[name] == [written[name]]
+    else:
+        assert said["cause"].startswith(f"the secret {SECRET_PREFIX}default")
+        assert broker.endpoint.requests == []
+
+
+# ── Events ───────────────────────────────────────────────────────────────────────────────────────
+
+_API_STATUSES: Final = {200, 202, 400, 403, 404, 429, 503}
+
+
+def check_api_event(given: Any) -> None:
+    """Any event is answered, and no fault of ours is counted for it."""
+    store = ParameterTokenStore(cast("Any", FakeSsm()), prefix="/p", key_id="key")
+    store.write("deals", stored(age=300))
+    store.write("reporting", stored("other", scope=GRANTS["reporting"].scope))
+    with overhearing() as heard, vendor_of(store) as vend:
+        answer = vend(given)
+    assert answer["statusCode"] in _API_STATUSES
+    assert answer["headers"]["Cache-Control"] == "no-store"
+    body = json.loads(answer["body"])
+    assert "VendFault" not in heard.spoken.getvalue()
+    if answer["statusCode"] >= 400:
+        assert set(body) == {"error", "error_description"}
+        assert len(body["error_description"]) < 200
+    if "access_token" not in body:
+        assert not leaks(answer["body"])
+        return
+    asked = given["pathParameters"]["grant"] if "{grant}" in given["resource"] else None
+    assert answer["statusCode"] == 200
+    assert given["requestContext"]["identity"]["userArn"]
+    assert asked in {None, *GRANTS}
+    if body["access_token"] == "other":
+        assert ":assumed-role/reporting-" in given["requestContext"]["identity"]["userArn"]
+
+
+def check_refresh_event(given: object) -> None:
+    """An event is a run, or is refused with a word on what is wrong."""
+    broker = Broker(grants=GRANTS)
+    with overhearing(), refresher_of(broker) as refresh:
+        try:
+            said = _run(refresh, given)
+        except InvalidRequest as error:
+            assert not leaks(all_said(error))  # noqa: PT017
+            assert broker.store.reads == []
+            return
+    assert set(said) <= set(GRANTS)
+    assert {facts["state"] for facts in said.values()} <= {"renewed", "not_due"}
+
+
+# ── What is stored ───────────────────────────────────────────────────────────────────────────────
+
+_EVENT: Final = {
+    "httpMethod": "GET",
+    "resource": "/tokens/{grant}",
+    "path": "/tokens/deals",
+    "pathParameters": {"grant": "deals"},
+    "requestContext": {"identity": {"userArn": "arn:aws:iam::111122223333:user/a"}},
+}
+
+
+def check_stored_token(text: str) -> None:
+    """Whatever stands in a token's place is vended if it will do, else healed by the next run."""
+    ssm = FakeSsm()
+    ssm.values["/p/deals"] = [text]
+    store = ParameterTokenStore(cast("Any", ssm), prefix="/p", key_id="key")
+    broker = Broker(grants=DEALS)
+    broker.store = cast("Any", store)
+    is_blocked, is_corrupt = _kind_of(store)
+    with overhearing() as heard, vendor_of(store) as vend, refresher_of(broker) as refresh:
+        answer = vend(_EVENT)
+        _check_vended(answer)
+        assert ("VendFault" in heard.spoken.getvalue()) is is_corrupt  # which is what alarms
+        [said] = _run(refresh, {}).values()
+    if is_blocked:
+        assert said["state"] == "blocked"
+        assert ssm.values["/p/deals"] == [text]
+        assert broker.endpoint.requests == []
+        return
+    assert said["state"] in {"renewed", "not_due"}
+    assert not is_corrupt or said["reason"] == "corrupt_parameter"
+    healed = store.read("deals")
+    assert healed is not None
+    assert healed.scope == DEALS["deals"].scope
+    assert timedelta() < healed.time_left(NOW) <= MAX_LIFETIME
+    with vendor_of(store) as vend, overhearing():
+        assert vend(_EVENT)["statusCode"] == 200
+
+
+def _kind_of(store: ParameterTokenStore) -> tuple[bool, bool]:
+    """Whether a block is stored, and whether nothing is that the broker knows."""
+    try:
+        store.read("deals")
+    except GrantBlocked:
+        return True, False
+    except CorruptStoredToken as error:
+        assert not leaks(all_said(error))  # noqa: PT017
+        return False, True
+    return False, False
+
+
+def _check_vended(answer: dict[str, Any]) -> None:
+    body = json.loads(answer["body"])
+    if answer["statusCode"] != 200:
+        assert answer["statusCode"] == 503
+        assert not leaks(answer["body"])
+        return
+    assert body["scope"] == "read:deals"
+    assert 0 <= body["expires_in"] <= MAX_LIFETIME.total_seconds()
+
+
+def check_stored_holds(text: str) -> None:
+    """Nothing that stands among the holds stops renewal for longer than the longest hold."""
+    ssm = FakeSsm()
+    ssm.values["/p/holds/default"] = [text]
+    broker = Broker(grants=DEALS)
+    broker.store.tokens.clear()
+    holds = ParameterHoldStore(cast("Any", ssm), prefix="/p")
+    broker.holds = cast("Any", _Holds(holds, ssm))
+    with overhearing(), refresher_of(broker) as refresh:
+        for answer in (rejection("invalid_scope"), rejection("invalid_client"), None):
+            broker.clock = FakeClock()
+            ssm.values["/p/holds/default"] = [text]
+            broker.endpoint.answers = {"read:deals": answer} if answer else {}
+            _run(refresh, {})
+            assert len(ssm.values["/p/holds/default"][-1]) <= max(len(text), 4_000)
+            broker.clock.wind(LONGEST_HOLD.total_seconds() + 1)
+            asked = len(broker.endpoint.requests)
+            [said] = _run(refresh, {}).values()
+            if said["state"] == "underway":  # somebody claims to be at it just now
+                broker.clock.wind(2 * CLAIM_LASTS.total_seconds())
+                [said] = _run(refresh, {}).values()
+            assert len(broker.endpoint.requests) > asked or said["state"] == "not_due"
+        assert said["state"] in {"renewed", "not_due"}
+        assert "deals" in broker.store.tokens
+
+
+class _Holds:
+    """The real store of holds, and what `Broker` looks at."""
+
+    def __init__(self, holds: ParameterHoldStore, ssm: FakeSsm) -> None:
+        self.read, self.write = holds.read, holds.write
+        self.texts = ssm.values
+
+
+def check_one_run_with_holds(text: str) -> None:
+    """Reading holds never fails, and what is read can be written again."""
+    holds = Holds.from_json(text)
+    written = holds.to_json()
+    assert len(written) <= 4_000
+    again = Holds.from_json(written)
+    assert again.connection == holds.connection
+    assert all(hold == holds.grants[name] for name, hold in again.grants.items())
+
+
+# ── The client library ───────────────────────────────────────────────────────────────────────────
+
+
+class _Session:
+    """Credentials that never change."""
+
+    def get_credentials(self) -> Credentials:
+        return Credentials("AKIAEXAMPLE", SECRET)
+
+
+def check_client_answer(data: bytes) -> None:
+    """Whoever answers instead of the broker: the caller gets a token, or a declared error."""
+    clock, url = FakeClock(), "http://127.0.0.1/v1"
+    signer = Signer(url, session=_Session(), region="eu-west-1", host=None)
+    transport = Urllib3Transport(clients_pool(data))
+    with overhearing():
+        api = TokenApi(url, "deals", signer, transport)
+        try:
+            token, expires_in = api.vend(5.0)
+        except (BrokerClientError, NotNow) as error:
+            _check_client_error(error)
+        else:
+            assert _HEADER_VALUE.fullmatch(token.access_token)
+            assert 0 <= expires_in < 10**9
+            assert not leaks(repr(token).replace(f"scope={token.scope!r}", ""))
+        source = TokenSource(
+            url,
+            "deals",
+            session=_Session(),
+            region="eu-west-1",
+            retry_budget=seconds(2),
+            transport=transport,
+            clock=lambda: clock().timestamp(),
+            sleep=clock.wind,
+        )
+        try:
+            access_token = source.get()
+        except BrokerClientError as error:
+            assert not isinstance(error, NotNow)  # noqa: PT017
+            _check_client_error(error)
+            access_token = "refused"
+        source.reject(access_token)
+
+
+def _check_client_error(error: BrokerClientError) -> None:
+    assert not leaks(all_said(error))
+    assert len(str(error)) < 500
+
+
+# ── All of them ──────────────────────────────────────────────────────────────────────────────────
+
+
+_TOKEN_ANSWER: Final = (
+    b'{"access_token": "%b", "token_type": "Bearer", "expires_in": 900, "scope": "read:deals"}'
+    % TOKEN.encode()
+)
+_ANSWERS: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(_TOKEN_ANSWER), _TOKEN_ANSWER),
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+    % (len(_TOKEN_ANSWER), _TOKEN_ANSWER),
+    b'HTTP/1.1 400 No\r\nConnection: close\r\n\r\n{"error": "invalid_scope"}',
+    b"HTTP/1.1 429 No\r\nRetry-After: Sat, 01 Mar 2025 12:00:05 GMT\r\nContent-Length: 0\r\n\r\n",
+)
+_HOLDS: Final = (
+    b'{"connection":["http_429",0,1740830490,""],"grants":{"deals":["invalid_scope",1,1740830455,'
+    b'"0123456789ab"]},"claimed_at":1740830400,"claimed_by":"0123456789ab"}'
+)
+_SECRET: Final = json.dumps(
+    {"client_id": "7f0c", "client_secret": SECRET, "dealtrack_registration_id": "c3b2"}
+)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", errors="replace")
+
+
+_KEYS: Final = [fingerprint("\n".join(["v1", URL, *more])) for more in ((), ("read:deals",))]
+
+TARGETS: Final = {
+    "grants.toml": Target(
+        inputs=inputs.grants_files(),
+        check=check_grants,
+        weight=10,
+        from_bytes=_text,
+        examples=(GRANTS_FILE.read_bytes(),),
+    ),
+    "token endpoint's answers": Target(
+        inputs=inputs.http_answers(inputs.token_answers | inputs.refusals),
+        check=check_answer,
+        weight=8,
+        from_bytes=bytes,
+        examples=_ANSWERS,
+    ),
+    "API events": Target(inputs=inputs.api_events(), check=check_api_event, weight=6),
+    "refresh events": Target(inputs=inputs.refresh_events(), check=check_refresh_event, weight=4),
+    "stored tokens and blocks": Target(
+        inputs=inputs.stored_tokens,
+        check=check_stored_token,
+        weight=4,
+        from_bytes=_text,
+        examples=(stored().to_json().encode(), block_record("leak", now=NOW).encode()),
+    ),
+    "stored holds and claims": Target(
+        inputs=inputs.stored_holds(*_KEYS), check=check_stored_holds, weight=2
+    ),
+    "holds, read and written": Target(
+        inputs=inputs.stored_holds(*_KEYS),
+        check=check_one_run_with_holds,
+        weight=10,
+        from_bytes=_text,
+        examples=(_HOLDS,),
+    ),
+    "secrets": Target(
+        inputs=inputs.secrets,
+        check=check_secret,
+        weight=4,
+        from_bytes=_text,
+        examples=(_SECRET.encode(),),
+    ),
+    "broker's answers to the client library": Target(
+        inputs=inputs.http_answers(inputs.vended | inputs.refusals),
+        check=check_client_answer,
+        weight=4,
+        from_bytes=bytes,
+        examples=_ANSWERS,
+    ),
+}
