@@ -50,6 +50,10 @@ bench-quick: .venv/.installed ## The same with fewer runs, under 90 seconds
 soak: .venv/.installed ## Faults upon faults (MINUTES=10, SEED=1), and a check of every promise
 	@$(PYTHON) -m tests.soak --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(if $(RECORD),--record "$(RECORD)")
 
+.PHONY: fuzz
+fuzz: .venv/.installed .venv-mutants/.installed ## Inputs of other hands (COUNT=100000, SEED=1), counted by target
+	@nice -n 15 .venv-mutants/bin/python -m tests.fuzz --count $(or $(COUNT),100000) --seed $(or $(SEED),1)
+
 .PHONY: lint
 lint: .venv/.installed ## Format, lint, types, template
 	@ruff format --check --quiet .
@@ -60,10 +64,6 @@ lint: .venv/.installed ## Format, lint, types, template
 .PHONY: audit
 audit: .venv/.installed .venv-audit/.installed ## What others' tools find in template, policies, pins and history
 	@$(PYTHON) -m local.audit
-
-.PHONY: sbom
-sbom: .venv/.installed .venv-audit/.installed ## Write a CycloneDX bill of each artifact into dist/, and docs/licences.md
-	@$(PYTHON) -m local.sbom
 
 .PHONY: sbom
 sbom: .venv/.installed .venv-audit/.installed ## Write a CycloneDX bill of each artifact into dist/, and docs/licences.md
@@ -80,7 +80,7 @@ openapi: .venv/.installed ## Write the contract, docs/openapi.json, from the cod
 
 .PHONY: lock
 lock: .venv/.installed ## Pin the newest versions that fit together into requirements/*.txt
-	@for set in uv dev audit layer refresher bench-lambda bench-oauth; do \
+	@for set in uv dev audit mutants layer refresher bench-lambda bench-oauth; do \
 	  $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header \
 	    --no-emit-index-url --python-version $$([ $$set = uv ] && echo 3.9 || echo 3.13) \
 	    $$(case $$set in layer|refresher|bench-*) echo "-c requirements/dev.txt";; esac) \
@@ -96,7 +96,7 @@ deploy: .venv/.installed ## sam build && sam deploy to the account of your AWS c
 
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf .venv .venv-audit .uv dist .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-audit .venv-mutants mutants .uv dist .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 .PHONY: help
 help:
@@ -127,14 +127,19 @@ help:
 	@VIRTUAL_ENV=$(CURDIR)/.venv-audit $(UV) pip sync --quiet --require-hashes requirements/audit.txt
 	@touch $@
 
+.venv-mutants/.installed: requirements/mutants.txt .venv/.installed
+	@echo "installing mutmut and atheris into .venv-mutants, on top of .venv"
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-mutants
+	@VIRTUAL_ENV=$(CURDIR)/.venv-mutants $(UV) pip sync --quiet --require-hashes requirements/mutants.txt
+	@below=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  echo "import site; site.addsitedir('$$below')" > "$${below/.venv/.venv-mutants}/below.pth"
+	@touch $@
+
 # ── What `sam build` calls: one target for each artifact ─────────────────────────────────────────
 #
 # Plain `sam build` leaves no bytecode in an artifact, and SAM's zip dates every file 1980, so
 # that bytecode checked by time would be ignored: both double a cold start. Hence
 # unchecked-hash bytecode, its paths those of Lambda (and the same on every machine).
-#
-# The same source gives the same artifact anywhere, so no list of installed files (RECORD) stays:
-# it has hashes of scripts that name this machine's Python.
 #
 # The same source gives the same artifact anywhere, so no list of installed files (RECORD) stays:
 # it has hashes of scripts that name this machine's Python.
@@ -182,7 +187,6 @@ is-installed:
 define finish
 find "$(1)" -name __pycache__ -prune -exec rm -rf {} +
 rm -rf "$(1)/bin" "$(1)/.lock"
-find "$(1)" -path "*.dist-info/RECORD" -delete
 find "$(1)" -path "*.dist-info/RECORD" -delete
 $(PYTHON) -m compileall -q -j 1 --invalidation-mode unchecked-hash -s "$(1)" -p "$(2)" "$(1)"
 endef
