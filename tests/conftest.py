@@ -6,8 +6,9 @@ import pytest
 
 from local.embedded_aws import EmbeddedAws
 from local.enable_stand_in import Client, EnableStandIn
+from tests.reports import NASTY_SECRET, pytest_runtest_makereport
 
-NASTY_SECRET = 'p+ss w&rd=%/ü€"\\'
+__all__ = ["NASTY_SECRET", "pytest_runtest_makereport"]
 
 
 @pytest.fixture(scope="session")
