@@ -1,11 +1,12 @@
 """The embedded AWS as a child process; started by `local.embedded_aws`, not by hand.
 
-Runs ministack in this process with four things changed, none of which a template can see:
+Runs ministack in this process with five things changed, none of which a template can see:
 
 - functions run in a bare interpreter, so that a package of the development environment never
   stands in for a requirement that was forgotten;
 - a scheduler's minute may last fewer seconds, so that a rate(1 minute) schedule really fires
   within a demo or a test;
+- an environment that fails to start takes no other one of its function with it;
 - what each role asks for, and whether IAM allows it, is written to `iam.jsonl` in its folder;
 - the server ends with the process that started it, however that one ended.
 """
@@ -21,7 +22,7 @@ from typing import Final
 
 from ministack import app
 from ministack.core import iam_actions, iam_evaluator
-from ministack.services import apigateway_v1, eventbridge, scheduler, sts
+from ministack.services import apigateway_v1, eventbridge, lambda_svc, scheduler, sts
 
 FACTS: Final = ("Type", "KeyId", "WithDecryption")
 """What a record repeats of a request to Parameter Store: nothing that could be secret."""
@@ -91,6 +92,18 @@ def _record_what_roles_ask_for(file: Path) -> None:
     iam_evaluator.enforce = enforce_and_record
 
 
+def _end_one_environment_alone() -> None:
+    # This server ends all environments of a function when one fails to start, those among them
+    # that are starting, so that they fail as well and end the next: it goes on for ever.
+    invalidate = lambda_svc.invalidate_worker
+
+    def invalidate_on_purpose(*args: object, **more: object) -> None:
+        if sys.exc_info()[0] is None:
+            invalidate(*args, **more)
+
+    lambda_svc.invalidate_worker = invalidate_on_purpose
+
+
 def main() -> None:
     """Serve until the parent ends or SIGTERM comes: ARGV is PYTHON and MINUTE_SECONDS."""
     lambda_python, minute_seconds = sys.argv[1:]
@@ -98,6 +111,7 @@ def main() -> None:
     sys.executable = lambda_python
     _shorten_minute(float(minute_seconds))
     _apply_resource_policies()
+    _end_one_environment_alone()
     _record_what_roles_ask_for(Path.home() / "iam.jsonl")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no token in a file
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle: it ends us in order
