@@ -37,6 +37,7 @@ but several processes look at it."""
 EVENT_SECONDS: Final = 10.0
 """A changed secret's event has its run begin within that."""
 
+FORCED_TRIES: Final = 3
 FORCED_SECONDS: Final = 60.0
 """A forced run, its two retries by the platform included, is over by then."""
 
@@ -502,18 +503,29 @@ class _Checker:
                 self.report.counts[f"tokens issued and not stored: {why}"] += 1
                 if not why:
                     self._violation("requests", request, f"{grant}: {name} was not stored")
-            reasons = list(self._reasons(grant, request))
-            free = [reason for reason in reasons if reason not in used]
-            if not reasons:
-                self._violation("requests", request, f"{grant}: asked for, and nothing was due")
-            elif not free:
-                last = used[reasons[0]]
+            self._check_reason(grant, request, used, stored)
+
+    def _check_reason(
+        self,
+        grant: str,
+        request: Entry,
+        used: dict[tuple[object, ...], Entry],
+        stored: set[str],
+    ) -> None:
+        """A reason is good for one token; for another if the first was lost, say."""
+        reasons = list(self._reasons(grant, request))
+        for reason in reasons:
+            why = ""
+            if last := used.get(reason):
                 is_lost = last["fingerprint"] not in stored
                 why = self._why_repeated(request, last, is_lost=is_lost)
-                self.report.counts[f"tokens issued once more: {why}"] += 1
                 if not why:
-                    self._violation("requests", request, f"{grant}: asked for more than once")
-            used[(free or reasons or [()])[0]] = request
+                    continue
+                self.report.counts[f"tokens issued once more: {why}"] += 1
+            used[reason] = request
+            return
+        what = "asked for more than once" if reasons else "asked for, and nothing was due"
+        self._violation("requests", request, f"{grant}: {what}")
 
     def _reasons(self, grant: str, request: Entry) -> Iterator[tuple[object, ...]]:
         """Why it may have been asked for: what was stored when the run looked, or a change."""
@@ -526,17 +538,19 @@ class _Checker:
         ]
         if not states:
             yield ("first",)
-        for fault in self._forced(grant, request["at"], request["at"]):
-            yield ("forced", fault["number"])
         for state in states:
             if state.token is None or state.due_at - MARGIN <= request["at"]:
                 yield ("due", state.number)
             elif self.refused_at.get(state.token["fingerprint"], INFINITY) <= request["at"]:
                 yield ("refused by Enable's API", state.number)
+        for fault in self._forced(grant, request["at"], request["at"]):
+            # A forced run that is killed is tried again, as a whole, by the platform.
+            tries = FORCED_TRIES if fault["name"] == "the refresher is killed" else 1
+            yield from (("forced", fault["number"], attempt) for attempt in range(tries))
         for fault in self.faults:
-            if fault["name"] == "the secret changes" and _span(
-                fault, before=MARGIN, after=EVENT_SECONDS
-            ).meets(request["at"], request["at"]):
+            if fault["name"] == "the secret changes" and _span(fault, after=EVENT_SECONDS).meets(
+                request["at"], request["at"]
+            ):
                 yield ("secret", fault["number"])
             if (
                 fault["name"] in OVERWRITES
