@@ -167,7 +167,7 @@ def test_report_is_signed_json():
 def test_missing_credentials_and_region_are_named():
     with pytest.raises(NotConfigured, match="no AWS credentials were found"):
         TokenSource(URL, "deals", session=Session(None), transport=Recorder()).get()
-    with pytest.raises(NotConfigured, match="no AWS region: .* set AWS_DEFAULT_REGION"):
+    with pytest.raises(NotConfigured, match=r"no AWS region: .* set AWS_DEFAULT_REGION"):
         TokenSource(LOCAL_URL, "deals", session=KEY, transport=Recorder()).get()
 
 

@@ -149,7 +149,7 @@ def test_token_better_than_any_stays_over_a_later_one(
 
 @pytest.mark.parametrize("is_better_than_any", [False, True])
 def test_block_that_a_renewal_has_overwritten_is_put_back(
-    stub: Stubber, store: ParameterTokenStore, is_better_than_any: bool
+    stub: Stubber, store: ParameterTokenStore, *, is_better_than_any: bool
 ) -> None:
     block = block_record("leaked, case 7", now=NEW.issued_at)
     stub.add_response("put_parameter", {"Version": 9}, written(NEW))
