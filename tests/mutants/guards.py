@@ -1,0 +1,312 @@
+"""Takes away one guard after the other, and demands that the unit tests notice each.
+
+`python -m tests.mutants.guards`, part of `make mutants`. A guard is an authorisation check, a
+masking or an expiry comparison; taking it away is one edit of a copy of the source. That each
+text is still found in the source, exactly once, is a test of `make test`.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from tests.mutants.laboratory import PACKAGES, are_green, copy_to
+
+type Edit = tuple[str, str]
+
+_CALLERS: Final = ("callers.py", ("test_callers.py",))
+_EXPIRY: Final = ("expiry.py", ("test_expiry.py", "test_laws.py"))
+_MODELS: Final = ("models.py", ("test_models.py",))
+_VEND: Final = ("vend.py", ("test_vend.py",))
+_EVENT: Final = ("api_event.py", ("test_api_event.py",))
+_RENEWAL: Final = ("renewal.py", ("test_renewal.py", "test_laws.py"))
+_ENDPOINT: Final = ("token_endpoint.py", ("test_token_endpoint.py",))
+_HIDDEN: Final = "field(repr=False)"
+_SHOWN: Final = "field()"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """What is taken away.
+
+    Attributes:
+        file: of one of the packages; a bare name where there is only one of that name.
+        tests: those that must turn red.
+        text: what stands there, exactly once.
+        instead: what is put there.
+    """
+
+    file: str
+    tests: tuple[str, ...]
+    text: str
+    instead: str
+
+
+def _of(place: tuple[str, tuple[str, ...]], *edits: Edit) -> list[Guard]:
+    file, tests = place
+    return [Guard(file=file, tests=tests, text=text, instead=instead) for text, instead in edits]
+
+
+AUTHORISATION: Final = [
+    *_of(
+        _CALLERS,
+        ("return re.fullmatch(expression", "return re.match(expression"),
+        ('"*": "[^:]*"', '"*": ".*"'),
+        ('"?": "[^:]"', '"?": "."'),
+        ("re.escape(char)", "char"),
+        ("_ASSUMED_ROLE.fullmatch(", "_ASSUMED_ROLE.match("),
+        ("_PATTERN.fullmatch(", "_PATTERN.match("),
+        (r"iam::(?P<account>[0-9]{12})", r"iam::(?P<account>[0-9*]+)"),
+    ),
+    *_of(
+        _EVENT,
+        ("if not isinstance(arn, str) or not arn:", "if not isinstance(arn, str):"),
+        ('if not path.endswith(f"/tokens/{name}{suffix}"):', "if False:"),
+        ("if len(values) != 1 or not values[0]:", "if not values[0]:"),
+        ('if grant_type != "client_credentials":', "if False:"),
+    ),
+    *_of(
+        _VEND,
+        ("if grant is None:", "if False:"),
+        ("if grant.callers is None or is_allowed(caller_arn, grant.callers):", "if True:"),
+        ('if grant.mode == "audit":', "if True:"),
+        ("        raise CallerNotAllowed\n", "        return False\n"),
+        ("if grant.callers is None or set(grant.scope) != scope:", "if grant.callers is None:"),
+        ("            if is_allowed(caller_arn, grant.callers):", "            if True:"),
+        ("if token and not set(token.scope) <= set(self.grants[name].scope):", "if False:"),
+        ('return grant.callers is None or grant.mode == "audit" or is_allowed', "return bool"),
+        (
+            "        self._admit(request.grant, request.caller_arn)\n        now = self.now()",
+            "        now = self.now()",
+        ),
+        (
+            "is_only_audited = self._admit(request.grant, request.caller_arn)",
+            "is_only_audited = False",
+        ),
+        ("            if known.block:", "            if False:"),
+    ),
+    *_of(
+        _MODELS,
+        ("if (reason := _block_reason(text)) is not None:", "if reason := None:"),
+        ("_VISIBLE_ASCII.fullmatch(self.access_token)", "_VISIBLE_ASCII.match(self.access_token)"),
+        ('if self.token_type.lower() != "bearer":', "if False:"),
+    ),
+    *_of(_RENEWAL, ("    if answered != set(scope):", "    if False:")),
+    *_of(
+        ("refresh.py", ("test_refresh.py",)),
+        (
+            "is_for_this = token is not None and set(token.scope) == set(grant.scope)",
+            "is_for_this = token is not None",
+        ),
+    ),
+    *_of(_ENDPOINT, ("redirect=False", "redirect=True"), ("retries=False", "retries=3")),
+    *_of(
+        ("grants.py", ("test_grants.py", "test_check_grants.py")),
+        ("http://(127", "http://([a-z]+|127"),
+        ("if not _NAME.fullmatch(name):", "if False:"),
+        ("if self.callers is not None and not self.callers:", "if False:"),
+        ("            if fault := pattern_fault(pattern):", "            if fault := None:"),
+    ),
+    *_of(
+        ("enable_broker_client/api.py", ("test_client_api.py",)),
+        ('if parts.scheme != "https" and not (', "if False and not ("),
+    ),
+]
+
+MASKING: Final = [
+    *_of(
+        _MODELS,
+        (f"client_secret: str = {_HIDDEN}", f"client_secret: str = {_SHOWN}"),
+        (
+            f"class TokenResponse:*access_token: str = {_HIDDEN}",
+            f"class TokenResponse:*access_token: str = {_SHOWN}",
+        ),
+        (
+            f"class StoredToken:*access_token: str = {_HIDDEN}",
+            f"class StoredToken:*access_token: str = {_SHOWN}",
+        ),
+        (
+            f"class VendedToken:*access_token: str = {_HIDDEN}",
+            f"class VendedToken:*access_token: str = {_SHOWN}",
+        ),
+        (
+            "error_description: object = field(default=None, repr=False)",
+            "error_description: object = None",
+        ),
+        ("error_uri: object = field(default=None, repr=False)", "error_uri: object = None"),
+        ("return hashlib.sha256(token.encode()).hexdigest()[:12]", "return token"),
+        ("return value if _VERSION_ID.fullmatch(value) else", "return value if True else"),
+    ),
+    *_of(
+        ("credentials.py", ("test_credentials.py",)),
+        (f"client_secret: str = {_HIDDEN}", f"client_secret: str = {_SHOWN}"),
+    ),
+    *_of(
+        ("aws.py", ("test_vendor_app.py", "test_refresher_app.py")),
+        ('f"{error.operation_name} was refused by AWS: {code}"', "str(error)"),
+        ('f"AWS could not be reached or did not answer: {kind}"', "str(error)"),
+        ('f"unexpected {type(error).__name__}; please report it"', "str(error)"),
+    ),
+    *_of(
+        ("validation.py", ("test_validation.py",)),
+        ('"not valid JSON" if kind == "json_invalid" else message', "message"),
+        (
+            "        faults = fault_texts(error)\n",
+            '        raise ValueError("; ".join(fault_texts(error)))\n',
+        ),
+    ),
+    *_of(
+        _ENDPOINT,
+        ("    if code not in OAUTH_ERRORS:", "    if False:"),
+        (
+            "fault = _timed_out() if passed.is_set() else _unreachable(error)",
+            "raise _timed_out() if passed.is_set() else _unreachable(error)",
+        ),
+        ('logging.getLogger("urllib3.connection").setLevel(logging.CRITICAL)', ""),
+    ),
+    *_of(("holds.py", ("test_holds.py",)), ("        _WORD.fullmatch(reason)", "        reason")),
+    *_of(
+        ("token_vendor/app.py", ("test_vendor_app.py",)),
+        ('"the token cannot be read now", RETRY_AFTER', "cause, RETRY_AFTER"),
+    ),
+    *_of(
+        ("enable_broker_client/api.py", ("test_client_api.py", "test_client_source.py")),
+        (f"access_token: str = {_HIDDEN}", f"access_token: str = {_SHOWN}"),
+    ),
+    *_of(
+        ("transport.py", ("test_client_api.py", "test_client_source.py")),
+        ('body: bytes = field(default=b"", repr=False)', 'body: bytes = b""'),
+        ("headers: Mapping[str, str] = field(repr=False)", "headers: Mapping[str, str] = field()"),
+    ),
+]
+
+EXPIRY: Final = [
+    *_of(
+        _MODELS,
+        ("return now < self.expires_at", "return now <= self.expires_at"),
+        (
+            "timedelta() < token.expires_at - token.issued_at <= MAX_LIFETIME",
+            "timedelta() < token.expires_at - token.issued_at",
+        ),
+        (
+            "timedelta() < token.expires_at - token.issued_at <= MAX_LIFETIME",
+            "token.expires_at - token.issued_at <= MAX_LIFETIME",
+        ),
+        ("and int(self.expires_in) <= 0", "and False"),
+    ),
+    *_of(
+        _EXPIRY,
+        ("        ends.append(jwt.expires_at)\n", "        pass\n"),
+        ("ends = [requested_at + MAX_LIFETIME]", "ends = [requested_at + 30 * MAX_LIFETIME]"),
+        ("ends.append(requested_at + min(expires_in, MAX_LIFETIME))", "pass"),
+        ("return min(ends)", "return max(ends)"),
+        ("return min(refresh_ahead, lifetime / 2)", "return refresh_ahead"),
+        ("return expires_at - now <= due_window(", "return expires_at - now < due_window("),
+    ),
+    *_of(
+        _VEND,
+        ("            and self.token.is_live(now)\n", ""),
+        ("            and self.token.time_left(now) >= min_ttl\n", ""),
+        ("            and self.token.fingerprint != other_than\n", ""),
+        ("if token is None or left <= timedelta():", "if token is None:"),
+        ("        if left < request.min_ttl:", "        if False:"),
+        ("if token is None or not token.is_live(now):", "if token is None:"),
+        ("        if token and token.is_live(now):", "        if token:"),
+    ),
+    *_of(
+        _RENEWAL,
+        ("    if expires_at - max(now, issued_at) <= MIN_LIFETIME:", "    if False:"),
+        ("    if expires_at is None:", "    if False:"),
+        ("token.expires_at <= found.token.expires_at", "False"),
+    ),
+    *_of(
+        ("token_store.py", ("test_token_store.py", "test_laws.py")),
+        ("if between.expires_at <= token.expires_at:", "if True:"),
+        ("if between.expires_at <= token.expires_at:", "if False:"),
+    ),
+    *_of(
+        ("holds.py", ("test_holds.py",)),
+        ("return now < self.until <= now + LONGEST_HOLD", "return now < self.until"),
+        (
+            "return now < self.until <= now + LONGEST_HOLD",
+            "return self.until <= now + LONGEST_HOLD",
+        ),
+        ("abs(now - self.claimed_at) < CLAIM_LASTS", "True"),
+    ),
+    *_of(
+        ("source.py", ("test_client_source.py",)),
+        ("return held if held and self._clock() < held.expires_at else None", "return held"),
+        (
+            "        if left <= 0:\n            raise NotNow(",
+            "        if False:\n            raise NotNow(",
+        ),
+        ("if token.fingerprint in self._rejected:", "if False:"),
+    ),
+]
+
+GUARDS: Final = {"authorisation": AUTHORISATION, "masking": MASKING, "expiry": EXPIRY}
+
+
+def spoil(source: str, guard: Guard) -> str:
+    """The source without the guard.
+
+    Raises:
+        ValueError: the guard's text is not there, or more than once.
+    """
+    where, _, text = (
+        guard.text.rpartition("*") if guard.text.startswith("class") else ("", "", guard.text)
+    )
+    instead = guard.instead.rpartition("*")[2] if where else guard.instead
+    before, found, after = source.partition(where) if where else ("", "", source)
+    if where and not found:
+        raise ValueError(f"{guard.file}: no longer there: {where}")
+    if after.count(text) < 1 or (not where and after.count(text) != 1):
+        raise ValueError(f"{guard.file}: not there exactly once: {text}")
+    return before + found + after.replace(text, instead, 1)
+
+
+def file_of(guard: Guard, packages: Path, places: tuple[str, ...]) -> Path:
+    """Where a guard stands, below a folder that has the packages at these places."""
+    found = [packages / place / guard.file for place in places]
+    if "/" in guard.file:
+        found = [packages / Path(place).parent / guard.file for place in places]
+    [file] = {path for path in found if path.exists()}
+    return file
+
+
+def main() -> int:
+    """Take away every guard.
+
+    Returns:
+        The exit code: 0 if each one was missed, 1 if not.
+    """
+    console, unnoticed, tried = Console(), [], 0
+    names = tuple(Path(place).name for place in PACKAGES)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        tests = sorted({name for guards in GUARDS.values() for g in guards for name in g.tests})
+        copy_to(folder, tests)
+        for kind, guards in GUARDS.items():
+            for guard in guards:
+                file = file_of(guard, folder / "src", names)
+                sound = file.read_text(encoding="utf-8")
+                file.write_text(spoil(sound, guard), encoding="utf-8")
+                is_noticed = not are_green(folder, guard.tests)
+                file.write_text(sound, encoding="utf-8")
+                tried += 1
+                if not is_noticed:
+                    unnoticed.append(guard)
+                mark = "[green]missed[/]" if is_noticed else "[bold red]not missed[/]"
+                console.print(f"{mark:8} {kind:13} {guard.file}: ", end="")
+                console.print(guard.text.strip()[:90], markup=False, highlight=False)
+        if not are_green(folder, tests):
+            console.print("the tests are red without any change: nothing is shown by this")
+            return 1
+    console.print(f"{tried - len(unnoticed)} of {tried} guards are missed when they are gone")
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
