@@ -904,7 +904,7 @@ In every row there is one grant. Its token is due and lives 5 minutes more.
 | column | meaning |
 | --- | --- |
 | asked again? | whether the same run asks Enable (below: AWS) again, after a short, growing wait |
-| logged reason | the `reason` of the log line and the summary; see [operate.md](operate.md#alarms) |
+| logged reason | the `reason` in log line and summary; see [operate.md](operate.md#alarms) |
 | the stored token | `untouched`, to the letter, or `replaced` by the new one |
 | callers get | what `GET /tokens/{grant}` hands out |
 | it heals | when a failure is over, without a human unless it says so |
