@@ -13,6 +13,7 @@ from local.broker_stack import ROOT, BrokerStack, wait_until
 from local.callers import create_role, create_user
 from local.embedded_aws import ACCOUNT, EmbeddedAws
 from local.enable_stand_in import Client, EnableStandIn
+from tests.deployed.leaks import all_places, leaks
 
 LIFETIME = timedelta(seconds=20)
 FULL_RUN_ACCOUNT = "222233334444"
@@ -106,6 +107,9 @@ def deployed(source: Path, embedded_aws: EmbeddedAws, enable_client: Client) -> 
         key = callers["user for deals"].access_key
         callers["wrong signature"] = Credentials(key, "not the secret key")
         yield Deployed(stack, enable, callers)
+        # Each worker's own run, whatever tests it was given.
+        secrets = [enable_client.client_secret, *enable.issued_tokens()]
+        assert leaks(all_places(stack, source), secrets) == set()
 
 
 @pytest.fixture(scope="session")

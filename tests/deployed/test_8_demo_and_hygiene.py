@@ -8,7 +8,6 @@ from rich.console import Console
 
 from local import demo as demo_module
 from local.demo import Demo
-from tests.deployed.conftest import Deployed
 from tests.deployed.leaks import all_places, files, leaks
 
 
@@ -33,8 +32,3 @@ def test_demo_is_as_expected_and_leaves_no_secret_behind(
 def test_search_would_find_a_leak(tmp_path: Path):
     (tmp_path / "leak").write_text('{"secret": "p+ss w&rd=%/\\u20ac"}')
     assert leaks(files(tmp_path), ["p+ss w&rd=%/€"]) == {str(tmp_path / "leak")}
-
-
-def test_whole_run_of_the_deployed_tests_left_no_secret_behind(renewed: Deployed, source: Path):
-    secrets = ['p+ss w&rd=%/ü€"\\', *renewed.enable.issued_tokens()]
-    assert leaks(all_places(renewed.stack, source), secrets) == set()
