@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 import requests
@@ -26,7 +25,6 @@ from local.enable_stand_in import Client, EnableStandIn, fingerprint
 HOST = "abc123.execute-api.localhost"
 REGION = "eu-west-1"
 CREDENTIALS = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI")
-README = Path(__file__).resolve().parents[2] / "clients" / "python" / "README.md"
 
 
 class Broker(ThreadingHTTPServer):
@@ -271,21 +269,3 @@ def httpx_and_auth(source: TokenSource):
     httpx = pytest.importorskip("httpx")
     adapter = importlib.import_module("enable_broker_client.httpx")
     return httpx, adapter.BrokerAuth(source)
-
-
-EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-
-
-@pytest.mark.parametrize("example", EXAMPLES, ids=["requests", "httpx"])
-def test_example_of_the_readme_works_as_it_stands(
-    broker: Broker, enable: EnableStandIn, capsys: pytest.CaptureFixture[str], example: str
-):
-    pytest.importorskip(example.splitlines()[0].removeprefix("import "))
-    here = example.replace("https://api.deal-track.com", enable.url).replace(
-        "(TOKEN_API_URL, ", "(TOKEN_API_URL, session=SESSION, region=REGION, host=HOST, grant="
-    )
-    names = {"TOKEN_API_URL": broker.url, "SESSION": Session(), "REGION": REGION, "HOST": HOST}
-    exec(compile(here, str(README), "exec"), names)  # noqa: S102  our own page
-    assert "Roof tiles" in capsys.readouterr().out
-    if isinstance(enable_session := names.get("enable"), requests.Session):
-        enable_session.close()
