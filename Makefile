@@ -54,6 +54,11 @@ soak: .venv/.installed ## Faults upon faults (MINUTES=10, SEED=1), and a check o
 fuzz: .venv/.installed .venv-mutants/.installed ## Inputs of other hands (COUNT=100000, SEED=1), counted by target
 	@nice -n 15 .venv-mutants/bin/python -m tests.fuzz --count $(or $(COUNT),100000) --seed $(or $(SEED),1)
 
+.PHONY: mutants
+mutants: .venv/.installed .venv-mutants/.installed ## Take away each guard, then mutate the code: the unit tests must notice
+	@nice -n 15 $(PYTHON) -m tests.mutants.guards
+	@nice -n 15 .venv-mutants/bin/python -m tests.mutants $(MODULES)
+
 .PHONY: lint
 lint: .venv/.installed ## Format, lint, types, template
 	@ruff format --check --quiet .
@@ -96,7 +101,7 @@ deploy: .venv/.installed ## sam build && sam deploy to the account of your AWS c
 
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf .venv .venv-audit .venv-mutants mutants .uv dist .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-audit .venv-mutants .uv dist .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 .PHONY: help
 help:

@@ -62,6 +62,7 @@ from token_broker.token_store import ParameterTokenStore
 from token_refresher import app as refresher_app
 from token_refresher.check_grants import faults
 from token_refresher.credentials import SecretReader
+from token_refresher.deadline import PoolManager
 from token_refresher.holds import CLAIM_LASTS, LONGEST_HOLD, Holds, ParameterHoldStore
 from token_refresher.renewal import accept
 from token_refresher.token_endpoint import LONGEST_WAIT, MAX_ATTEMPTS, TokenEndpoint
@@ -228,8 +229,14 @@ def check_grants(toml: str) -> None:
 # ── The token endpoint ───────────────────────────────────────────────────────────────────────────
 
 
-def check_answer(data: bytes) -> None:
-    """An answer is a token worth storing, or one of the declared errors."""
+def check_answer(data: bytes, url: str = "", pool: PoolManager | None = None) -> None:
+    """An answer is a token worth storing, or one of the declared errors.
+
+    Args:
+        data: the answer's bytes, read from memory.
+        url: of a server that gives the answer instead, through `pool`.
+        pool: the refresher's.
+    """
     clock, waits = FakeClock(), list[float]()
     ends = clock() + seconds(50)
 
@@ -238,7 +245,11 @@ def check_answer(data: bytes) -> None:
         clock.wind(wait)
 
     endpoint = TokenEndpoint(
-        LOOPBACK, pool=refreshers_pool(data), now=clock, sleep=sleep, jitter=lambda: 0.5
+        url or LOOPBACK,
+        pool=pool or refreshers_pool(data),
+        now=clock,
+        sleep=sleep,
+        jitter=lambda: 0.5,
     )
     scope = ("read:deals",)
     with overhearing():

@@ -1,25 +1,74 @@
 """A small, always equal share of `make fuzz`."""
 
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.fuzz.targets import TARGETS, Target
+from tests.fuzz import inputs
+from tests.fuzz.targets import TARGETS, Target, check_answer
+from token_refresher.deadline import PoolManager
+
+
+def always_the_same(number: int) -> settings:
+    return settings(
+        derandomize=True,
+        database=None,
+        deadline=None,
+        max_examples=number,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_no_input_of_another_hand_breaks_the_law_of_its_target(target: Target) -> None:
-    @settings(
-        derandomize=True,
-        database=None,
-        deadline=None,
-        max_examples=300,
-        suppress_health_check=list(HealthCheck),
-    )
+    @always_the_same(300)
     @given(target.inputs)
     def check(given_input: Any) -> None:
         target.check(given_input)
 
     check()
+
+
+@contextmanager
+def server() -> Iterator[tuple[str, Callable[[bytes], None]]]:
+    """A server on loopback that answers each connection with the bytes it was last given."""
+    answer = [b""]
+
+    def serve() -> None:
+        with suppress(OSError):  # the listener is closed
+            while True:
+                connection, _ = listener.accept()
+                with connection, suppress(OSError):
+                    connection.settimeout(10)
+                    connection.recv(65_536)
+                    connection.sendall(answer[0])
+
+    def give(data: bytes) -> None:
+        answer[0] = data
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/oauth2/token", give
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_law_of_the_token_endpoint_s_answers_holds_over_a_real_socket() -> None:
+    with server() as (url, give), PoolManager() as pool:
+
+        @always_the_same(60)
+        @given(inputs.http_answers(inputs.token_answers | inputs.refusals))
+        def check(data: bytes) -> None:
+            give(data)
+            check_answer(data, url, pool)
+
+        check()

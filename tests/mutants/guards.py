@@ -20,7 +20,7 @@ _CALLERS: Final = ("callers.py", ("test_callers.py",))
 _EXPIRY: Final = ("expiry.py", ("test_expiry.py", "test_laws.py"))
 _MODELS: Final = ("models.py", ("test_models.py",))
 _VEND: Final = ("vend.py", ("test_vend.py",))
-_EVENT: Final = ("api_event.py", ("test_api_event.py",))
+_EVENT: Final = ("api_event.py", ("test_api_event.py", "test_vendor_app.py"))
 _RENEWAL: Final = ("renewal.py", ("test_renewal.py", "test_laws.py"))
 _ENDPOINT: Final = ("token_endpoint.py", ("test_token_endpoint.py",))
 _HIDDEN: Final = "field(repr=False)"
@@ -104,7 +104,7 @@ AUTHORISATION: Final = [
     *_of(_ENDPOINT, ("redirect=False", "redirect=True"), ("retries=False", "retries=3")),
     *_of(
         ("grants.py", ("test_grants.py", "test_check_grants.py")),
-        ("http://(127", "http://([a-z]+|127"),
+        ("http://(127", "http://([a-z.]+|127"),
         ("if not _NAME.fullmatch(name):", "if False:"),
         ("if self.callers is not None and not self.callers:", "if False:"),
         ("            if fault := pattern_fault(pattern):", "            if fault := None:"),

@@ -17,12 +17,13 @@ PACKAGES: Final = (
 )
 
 
-def copy_to(folder: Path, tests: Sequence[str]) -> None:
+def copy_to(folder: Path, tests: Sequence[str], settings: str = "") -> None:
     """Lay out `src/` with the packages side by side, and `tests/unit` with some of its files.
 
     Args:
         folder: where to; empty.
         tests: names of test files.
+        settings: more for `pyproject.toml`.
     """
     source = folder / "src"
     for package in PACKAGES:
@@ -39,32 +40,8 @@ def copy_to(folder: Path, tests: Sequence[str]) -> None:
         shutil.copy(ROOT / "tests/unit" / name, unit)
     (folder / "pyproject.toml").write_text(
         '[tool.pytest.ini_options]\naddopts = "--import-mode=importlib"\n'
-        'filterwarnings = ["error"]\n'
-        f'[tool.mutmut]\nsource_paths = ["src"]\nonly_mutate = {list(MUTATED)!r}\n'
-        'pytest_add_cli_args_test_selection = ["tests/unit"]\n'
-        'also_copy = ["events", "src/grants.toml"]\n'
+        f'filterwarnings = ["error"]\n{settings}'
     )
-
-
-MUTATED: Final = (
-    "src/token_broker/callers.py",
-    "src/token_broker/expiry.py",
-    "src/token_broker/grants.py",
-    "src/token_broker/models.py",
-    "src/token_broker/settings.py",
-    "src/token_broker/token_store.py",
-    "src/token_refresher/credentials.py",
-    "src/token_refresher/deadline.py",
-    "src/token_refresher/holds.py",
-    "src/token_refresher/outcomes.py",
-    "src/token_refresher/refresh.py",
-    "src/token_refresher/refresh_request.py",
-    "src/token_refresher/renewal.py",
-    "src/token_refresher/token_endpoint.py",
-    "src/token_refresher/validation.py",
-    "src/token_vendor/api_event.py",
-    "src/token_vendor/vend.py",
-)
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -1,0 +1,138 @@
+"""Mutation testing of the layer, the refresh logic and the matcher: `make mutants`.
+
+mutmut changes one thing at a time in a copy of the modules; the unit tests must notice.
+Survivors are printed as diffs; why those that are known may live is in survivors.md.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.mutants.laboratory import copy_to, environment
+
+LEAST: Final = 90
+"""Percent of the mutants that the tests must kill."""
+
+_RUN: Final = ("test_refresh", "test_renewal", "test_laws")
+MODULES: Final = {
+    "token_broker.callers": ("test_callers",),
+    "token_broker.expiry": ("test_expiry",),
+    "token_broker.grants": ("test_grants", "test_check_grants"),
+    "token_broker.models": ("test_models",),
+    "token_broker.settings": ("test_settings",),
+    "token_broker.token_store": ("test_token_store",),
+    "token_vendor.api_event": ("test_api_event", "test_vendor_app"),
+    "token_vendor.vend": ("test_vend",),
+    "token_refresher.credentials": ("test_credentials",),
+    "token_refresher.deadline": ("test_deadline",),
+    "token_refresher.holds": ("test_holds",),
+    "token_refresher.outcomes": ("test_refresh",),
+    "token_refresher.refresh": _RUN[:2],
+    "token_refresher.refresh_request": ("test_refresh_request",),
+    "token_refresher.renewal": _RUN,
+    "token_refresher.token_endpoint": ("test_token_endpoint",),
+    "token_refresher.validation": ("test_validation",),
+}
+"""What is mutated, and the tests that have to kill it."""
+
+_RESULT: Final = re.compile(r"^\s+(\S+): (.+)$", re.MULTILINE)
+_NOTICED: Final = {"killed", "timeout", "suspicious", "segfault", "caught by type check"}
+_UNDER_MUTMUT: Final = "test_record_that_is_printed_or_logged_keeps_its_secret"
+"""Reads log lines, which mutmut takes away; what it guards is in `guards`."""
+
+console = Console()
+
+
+def mutmut(folder: Path, *arguments: str) -> str:
+    """What mutmut prints in a laboratory."""
+    command = [str(Path(sys.executable).with_name("mutmut")), *arguments]
+    ended = subprocess.run(
+        command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False
+    )
+    if ended.returncode and arguments[0] == "run":
+        console.print(ended.stdout[-3000:], ended.stderr[-3000:], markup=False)
+        raise SystemExit(2)
+    return ended.stdout
+
+
+def settings(modules: list[str]) -> str:
+    """mutmut's, for some of the modules."""
+    files = [f"src/{module.replace('.', '/')}.py" for module in modules]
+    return (
+        f'[tool.mutmut]\nsource_paths = ["src"]\nonly_mutate = {files!r}\n'
+        'pytest_add_cli_args_test_selection = ["tests/unit"]\n'
+        f'pytest_add_cli_args = ["-k", "not {_UNDER_MUTMUT}"]\n'
+        'also_copy = ["events", "src/grants.toml"]\n'
+    )
+
+
+def mutate(modules: list[str]) -> tuple[dict[str, Counter[str]], dict[str, str]]:
+    """Mutate modules; what became of their mutants, and the survivors' diffs."""
+    counts = {module: Counter[str]() for module in modules}
+    survivors: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        tests = sorted({f"{test}.py" for module in modules for test in MODULES[module]})
+        copy_to(folder, tests, settings(modules))
+        mutmut(folder, "run", "--max-children", "1")
+        for name, result in _RESULT.findall(mutmut(folder, "results", "--all", "true")):
+            module = name.rpartition(".")[0]
+            noticed = result if result in _NOTICED else f"not noticed: {result}"
+            counts[module][noticed] += 1
+            if result not in _NOTICED:
+                survivors[name] = mutmut(folder, "show", name)
+    return counts, survivors
+
+
+def table_of(counts: dict[str, Counter[str]]) -> tuple[Table, float]:
+    """By module and in all, and the percentage that was killed."""
+    table = Table("module", title="mutants")
+    for column in ("killed", "of", "percent"):
+        table.add_column(column, justify="right")
+    rows = dict(counts)
+    rows["total"] = Counter[str]()
+    for count in counts.values():
+        rows["total"] += count
+    percent = 0.0
+    for name, count in rows.items():
+        noticed = sum(number for result, number in count.items() if result in _NOTICED)
+        percent = 100 * noticed / (count.total() or 1)
+        table.add_row(name, str(noticed), str(count.total()), f"{percent:.1f}")
+    return table, percent
+
+
+def main() -> int:
+    """Mutate module after module.
+
+    Returns:
+        The exit code: 0 if at least LEAST percent of the mutants were killed, else 1.
+    """
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(MODULES)}")
+    modules = parser.parse_args().modules or list(MODULES)
+    if unknown := set(modules) - set(MODULES):
+        parser.error(f"not mutated: {', '.join(sorted(unknown))}")
+    counts: dict[str, Counter[str]] = {}
+    try:
+        for module in modules:
+            found, survivors = mutate([module])
+            counts |= found
+            for name, diff in survivors.items():
+                console.print(f"survived: {name}\n{diff}", markup=False, highlight=False)
+            console.print(table_of(counts)[0])
+    except KeyboardInterrupt:
+        console.print("ended before all modules were mutated")
+        return 130
+    return 0 if table_of(counts)[1] >= LEAST else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
