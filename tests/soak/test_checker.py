@@ -310,6 +310,18 @@ def test_refusal_explains_that_nothing_is_asked_until_its_hold_is_over():
     assert check([*record, refusal, failed(28, fault=2)]).violations == []
 
 
+def test_runs_that_cannot_read_a_hold_may_meet_the_refusal_once_each():
+    record = [
+        *sound(),
+        fault("Enable answers amiss or refuses a grant", 40, 46, number=3, hold="grant"),
+        fault("AWS fails the refresher", 39, 47, number=4, on="HOLDS_READ"),
+        failed(41, fault=3),
+        failed(45, fault=3),
+    ]
+    assert check(record).violations == []
+    assert check([*record, *(failed(45.5 + n / 100, fault=3) for n in range(4))]).violations
+
+
 def test_changed_secret_ends_a_hold():
     record = [e for e in sound() if e.get("fingerprint") != "two"]
     refusal = fault("Enable answers amiss or refuses a grant", 27.5, 29, number=2, hold="grant")

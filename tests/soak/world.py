@@ -41,6 +41,8 @@ callers = ["arn:aws:iam::{ACCOUNT}:role/locked-*", "arn:aws:iam::{ACCOUNT}:user/
 REFRESHER: Final = "RefreshFunctionName"
 VENDOR: Final = "VendFunctionName"
 START_TIMEOUT_SECONDS: Final = 30.0
+RUNS_AT_A_TIME: Final = 4
+"""The schedule waits for no slow machine, on which runs would pile up until nothing moves."""
 
 
 class FaultProxy:
@@ -48,7 +50,7 @@ class FaultProxy:
 
     def __init__(self, upstream: str) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
-        self._pool = urllib3.PoolManager(retries=False, timeout=10.0)
+        self._pool = urllib3.PoolManager(retries=False, timeout=60.0)
         command = shutil.which("microburst", path=Path(sys.executable).parent)
         if not command:
             raise FileNotFoundError("microburst is not installed: make .venv/.installed")
@@ -245,6 +247,9 @@ def world(seed: int, *, folder: Path, minute_seconds: float, record: Record) -> 
         stack.deploy(TokenUrl=enable.token_url)
         for proxy in proxies:
             proxy.wait_until_healthy()
+        stack.administrator.client("lambda").put_function_concurrency(
+            FunctionName=stack.outputs[REFRESHER], ReservedConcurrentExecutions=RUNS_AT_A_TIME
+        )
         _through_proxy(stack, REFRESHER, proxies[0])
         _through_proxy(stack, VENDOR, proxies[1])
         yield World(
