@@ -3,16 +3,16 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from local.broker_stack import BrokerStack
+from local.broker_stack import STACK_NAME, BrokerStack
 
 
 def log_groups(stack: BrokerStack) -> Iterator[tuple[str, str]]:
-    logs = stack.administrator.client("logs")
-    for group in logs.describe_log_groups()["logGroups"]:
+    for group in stack.administrator.client("logs").describe_log_groups()["logGroups"]:
         name = group["logGroupName"]
-        for page in logs.get_paginator("filter_log_events").paginate(logGroupName=name):
-            for event in page["events"]:
-                yield name, event["message"]
+        ours = f"/enable-token-broker/{STACK_NAME}/"
+        assert name.startswith(ours), "a log that is not searched"
+        for message in stack.log_messages(name.removeprefix(ours)):
+            yield name, message
 
 
 def queue(stack: BrokerStack) -> Iterator[tuple[str, str]]:

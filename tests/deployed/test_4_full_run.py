@@ -31,6 +31,8 @@ from tests.template.policy import Call, allows, matches
 from tests.template.test_template import transformed
 from token_broker.models import block_record, fingerprint, rfc3339
 
+pytestmark = pytest.mark.timeout(600)  # the fixture lives a whole life, on a busy machine too
+
 GRANTS = (*STANDARD_GRANTS, "tried-out", "uat-deals")
 FUNCTIONS = {"TokenRefresherRole": "RefreshFunctionName", "TokenVendorRole": "VendFunctionName"}
 SCHEDULE_ROLE = "TokenRefresherFunctionScheduleRole"
