@@ -144,7 +144,7 @@ MASKING: Final = [
         (f"client_secret: str = {_HIDDEN}", f"client_secret: str = {_SHOWN}"),
     ),
     *_of(
-        ("aws.py", ("test_vendor_app.py", "test_refresher_app.py")),
+        ("aws.py", ("test_errors.py",)),
         ('f"{error.operation_name} was refused by AWS: {code}"', "str(error)"),
         ('f"AWS could not be reached or did not answer: {kind}"', "str(error)"),
         ('f"unexpected {type(error).__name__}; please report it"', "str(error)"),

@@ -1,6 +1,7 @@
 """The token endpoint: the exact request, patient retries, and an answer that is not trusted."""
 
 import io
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -157,6 +158,15 @@ def test_transient_failure_is_met_by_another_try(
     error = failure(call(fault(), time=1))
     assert isinstance(error, TokenEndpointUnavailable)
     assert (error.reason, error.attempts) == (reason, 1)
+
+
+def test_failure_whose_cause_quotes_what_was_sent_does_not_keep_that_cause() -> None:
+    fault = urllib3_errors.ProtocolError(f"aborted at {SECRET}", {"access_token": TOKEN})
+    assert failure(call(fault, time=1)).reason == "connection"
+
+
+def test_urllib3_is_not_heard_when_it_quotes_malformed_headers() -> None:
+    assert not logging.getLogger("urllib3.connection").isEnabledFor(logging.ERROR)
 
 
 def test_waits_double_and_the_fourth_failure_is_the_last() -> None:
