@@ -15,7 +15,7 @@ from botocore.credentials import Credentials
 from local.broker_stack import wait_until
 from local.callers import Answer, create_role, create_user
 from tests.deployed.conftest import LIFETIME, STANDARD_GRANTS, Deployed
-from token_broker.models import fingerprint
+from token_broker.models import fingerprint, rfc3339
 
 KINDS = ("user", "role", "role with path")
 IAM = ("allows", "denies")
@@ -201,7 +201,7 @@ def test_current_token_that_is_reported_is_replaced_within_seconds(renewed: Depl
     value = ssm.get_parameter(Name=f"{prefix}/users", WithDecryption=True)["Parameter"]["Value"]
     record = json.loads(value)
     dead = record["access_token"]
-    record["issued_at"] = "2026-01-01T00:00:00Z"
+    record["issued_at"] = rfc3339(datetime.now(UTC) - timedelta(minutes=2))
     ssm.put_parameter(
         Name=f"{prefix}/users", Value=json.dumps(record), Type="SecureString", Overwrite=True
     )
