@@ -168,6 +168,8 @@ def main() -> int:
                     progress.advance(task, by)
 
                 counts[name] = run(name, number, given_arguments.seed, advance)
+                tried = sum(counts[name].tried.values())
+                progress.console.print(f"{name}: {tried:,} in {counts[name].seconds:.0f} s")
         except KeyboardInterrupt:
             code = 130
     for name, count in counts.items():

@@ -53,6 +53,11 @@ def holds(hold: str, claimed_by: str = "") -> str:
         ),
         pytest.param(STORED, record(secret_version=TOKEN), id="token for a secret's version"),
         pytest.param(STORED, record(expires_at="9999-12-31T23:59:59Z"), id="token without an end"),
+        pytest.param(
+            STORED,
+            record(issued_at="2025-03-11T12:00:00Z", expires_at="2025-03-11T13:00:00Z"),
+            id="token from the future",
+        ),
         pytest.param(HOLDS, "[" * 20_000, id="holds nested too deeply"),
         pytest.param(
             HOLDS, holds('["invalid_scope", -9, 1740830490, ""]'), id="negative number of refusals"

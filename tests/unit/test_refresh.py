@@ -130,6 +130,16 @@ def test_corrupt_parameter_is_healed_and_reported(broker: Broker) -> None:
     assert broker.store.tokens["deals"].access_token == "new-token-for-read:deals"
 
 
+@pytest.mark.parametrize(("ahead", "state"), [(300, "not_due"), (301, "renewed")])
+def test_stored_token_from_the_future_is_replaced_though_it_expires_later(
+    broker: Broker, ahead: int, state: str
+) -> None:
+    broker.store.tokens["deals"] = stored("theirs", age=-ahead, left=ahead + 7200)
+    outcome = broker.run()["deals"]
+    assert (outcome.state, outcome.reason == "corrupt_parameter") == (state, state == "renewed")
+    assert (broker.store.tokens["deals"].access_token == "theirs") is (state == "not_due")
+
+
 def test_corrupt_parameter_that_cannot_be_healed_fails_for_that_cause(broker: Broker) -> None:
     broker.store.faults["deals"] = CorruptStoredToken("no token")
     broker.endpoint.answers["read:deals"] = rejection("invalid_scope")

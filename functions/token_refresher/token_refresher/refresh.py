@@ -22,6 +22,8 @@ from token_refresher.renewal import (
 )
 
 READS_AT_A_TIME: Final = 8
+CLOCK_DIFFERENCE: Final = timedelta(minutes=5)
+"""A stored token of a later hour than that is no token: it would neither be due nor replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +128,8 @@ class Refresher:
             return Found(name=name, grant=grant).outcome(
                 State.FAILED, reason=reason, cause=cause, is_store_read=False
             )
+        if token and token.issued_at > self.now() + CLOCK_DIFFERENCE:
+            return Found(name=name, grant=grant, is_corrupt=True, is_rejected=True)
         # A token for what the grant used to be is none for what it is now.
         is_for_this = token is not None and set(token.scope) == set(grant.scope)
         return Found(name=name, grant=grant, token=token if is_for_this else None)
