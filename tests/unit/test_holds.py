@@ -102,6 +102,12 @@ def test_hold_covers_what_it_depends_on_until_it_ends(
     assert HOLD.covers(NOW + seconds(after), depends_on) is covers
 
 
+def test_hold_by_a_clock_that_was_fast_covers_nothing_until_it_is_within_the_longest() -> None:
+    hold = Hold(reason="x", refusals=1, until=NOW + LONGEST_HOLD, depends_on="key")
+    assert hold.covers(NOW, "key")
+    assert not hold.covers(NOW - seconds(1), "key")
+
+
 @pytest.mark.parametrize(
     ("retry_after", "length"),
     [
