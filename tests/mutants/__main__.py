@@ -26,7 +26,7 @@ MODULES: Final = {
     "token_broker.callers": ("test_callers",),
     "token_broker.expiry": ("test_expiry",),
     "token_broker.grants": ("test_grants", "test_check_grants"),
-    "token_broker.models": ("test_models",),
+    "token_broker.models": ("test_models", "test_token_store"),
     "token_broker.settings": ("test_settings",),
     "token_broker.token_store": ("test_token_store",),
     "token_vendor.api_event": ("test_api_event", "test_vendor_app"),

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import time
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta, timezone
 from urllib.parse import parse_qsl
@@ -221,12 +222,14 @@ def test_reading_any_text_gives_a_token_or_says_that_it_is_corrupt(text: str) ->
         json.dumps(RECORD | {"expires_at": RECORD["issued_at"]}),
         json.dumps(RECORD | {"issued_at": "0001-01-01T00:00:00+14:00"}),  # has no UTC form
         json.dumps(RECORD | {"secret_version": None}),
+        json.dumps({"blocked": 7}),
         json.dumps(RECORD | {"secret_version": [TOKEN]}),
     ],
 )
 def test_corrupt_record_is_refused_without_quoting_it(text: str) -> None:
     with pytest.raises(CorruptStoredToken) as caught:
         StoredToken.from_json(text)
+    assert str(caught.value) == "the parameter holds no stored token"
     assert not leaks(all_said(caught.value))
 
 
@@ -250,6 +253,22 @@ def test_stored_times_of_any_offset_become_utc() -> None:
     text = json.dumps(RECORD | {"expires_at": "2025-03-01T15:00:00+02:00"})
     expires_at = StoredToken.from_json(text).expires_at
     assert (expires_at, expires_at.tzinfo) == (NOW + seconds(3600), UTC)
+
+
+def test_times_are_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        assert rfc3339(NOW) == "2025-03-01T12:00:00Z"
+        assert StoredToken.from_json(stored().to_json()).expires_at.tzinfo is UTC
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_vended_scopes_are_delimited_by_one_space() -> None:
+    token = stored(scope=("read:deals", "read:users"))
+    assert json.loads(VendedToken.of(token, NOW).to_json())["scope"] == "read:deals read:users"
 
 
 def test_token_lives_until_its_expiry_and_not_at_it() -> None:
@@ -309,4 +328,6 @@ def test_block_record_stands_in_a_tokens_place() -> None:
     with pytest.raises(GrantBlocked) as block:
         StoredToken.from_json(text)
     assert block.value.reason == "leaked on a screen"
+    assert block.value.record == text
+    assert json.loads(text)["blocked_at"] == "2025-03-01T12:00:00Z"
     assert "screen" not in str(block.value)  # callers are not told why
