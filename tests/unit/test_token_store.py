@@ -1,13 +1,13 @@
 """The store: one SecureString for each grant, read by name."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
-from tests.unit.fakes import all_said, leaks, ssm_client, stored
+from tests.unit.fakes import FakeSsm, all_said, leaks, ssm_client, stored
 from token_broker.errors import CorruptStoredToken, GrantBlocked
 from token_broker.models import StoredToken, block_record
 from token_broker.token_store import ParameterTokenStore
@@ -179,3 +179,42 @@ def test_refused_write_passes_through(stub: Stubber, store: ParameterTokenStore)
     stub.add_client_error("put_parameter", "ThrottlingException")
     with pytest.raises(ClientError, match="Throttling"):
         store.replace("deals", NEW, replaced=None)
+
+
+class CountedSsm(FakeSsm):
+    """Counts what a role pays for."""
+
+    reads = 0
+
+    def get_parameter(self, **options: Any) -> dict[str, Any]:
+        self.reads += 1
+        return super().get_parameter(**options)
+
+
+@pytest.fixture
+def counted() -> tuple[CountedSsm, ParameterTokenStore]:
+    ssm = CountedSsm()
+    store = ParameterTokenStore(cast("SSMClient", ssm), prefix="/p", key_id="key")
+    for number in range(3):
+        store.write("deals", stored(f"before-{number}", left=60 + number))
+    return ssm, store
+
+
+def test_replacement_that_nobody_disturbs_reads_nothing(
+    counted: tuple[CountedSsm, ParameterTokenStore],
+) -> None:
+    ssm, store = counted
+    found = store.read("deals")
+    store.replace("deals", stored("new"), replaced=found)
+    assert (ssm.reads, len(ssm.values["/p/deals"])) == (1, 4)
+
+
+@pytest.mark.parametrize(("left", "writes"), [(3599, 5), (3600, 5), (3601, 6)])
+def test_token_of_another_run_is_put_back_if_it_ends_later_at_the_price_of_one_read(
+    counted: tuple[CountedSsm, ParameterTokenStore], left: int, writes: int
+) -> None:
+    ssm, store = counted
+    found = store.read("deals")
+    store.write("deals", stored("theirs", left=left))
+    store.replace("deals", stored("ours", left=3600), replaced=found)
+    assert (ssm.reads, len(ssm.values["/p/deals"])) == (2, writes)
