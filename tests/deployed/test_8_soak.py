@@ -13,7 +13,7 @@ from tests.soak.checker import check
 from tests.soak.record import Record
 from tests.soak.soak import Stop, soak
 
-SECONDS = (40, 120)
+SECONDS = (25, 120)
 """On a machine so slow that the first leaves a rule undecided, the second is tried, too."""
 
 

@@ -366,10 +366,19 @@ class _Checker:
             self._violation("kept", {"at": new.seen}, f"{grant}: the stored token is gone")
 
     def _may_be_shortened(self, grant: str, old: State, moment: float) -> bool:
-        """Enable refused the old token, or a run was forced."""
+        """Enable refused the old token, a run was forced, or a write's answer was lost.
+
+        Parameter Store has no conditional write: one that is tried again for a lost answer may
+        come after another run's, which is put back then.
+        """
         if old.token and self.refused_at.get(old.token["fingerprint"], INFINITY) <= moment:
             return True
-        return any(self._forced(grant, moment, moment))
+        is_retried = any(
+            fault.get("on") == "TOKEN_WRITE" and _span(fault, after=MARGIN).meets(moment, moment)
+            for fault in self.faults
+        )
+        is_slow = self._is_slow(moment - EVENT_SECONDS, moment)
+        return is_retried or is_slow or any(self._forced(grant, moment, moment))
 
     def _forced(self, grant: str, begin: float, end: float) -> Iterator[Entry]:
         """The faults with which somebody forced this grant's renewal about then."""

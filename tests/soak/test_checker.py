@@ -339,6 +339,23 @@ def test_forced_renewal_may_shorten_a_token_and_no_other_grant_s():
     assert check([*sound(), *renewal, another]).violations
 
 
+@pytest.mark.parametrize(
+    ("why", "violations"),
+    [
+        (fault("AWS fails the refresher", 44, 45.3, number=2, on="TOKEN_WRITE"), 0),
+        ({"kind": "slow", "at": T0 + 44, "until": T0 + 46}, 0),
+        (fault("AWS fails the refresher", 44, 45.3, number=2, on="TOKEN_READ"), 1),
+    ],
+)
+def test_lost_answer_of_a_write_may_bring_back_a_token_that_ends_earlier(
+    why: Entry, violations: int
+):
+    forced = fault("Enable fails", 30, 30.1, number=3, forced=True, grants=["deals"])
+    record = [*sound(), forced, why, stored(45.2, "one", lifetime=-5, version=3)]
+    kept = [v for v in check(record).violations if v.startswith("kept: ")]
+    assert len(kept) == violations
+
+
 def test_killed_run_explains_a_lost_token_and_its_claim():
     record = [e for e in sound() if e.get("fingerprint") != "two"]
     kill = fault("the refresher is killed", 30, 31, number=2, forced=False)
