@@ -30,7 +30,7 @@ MODULES: Final = {
     "token_broker.settings": ("test_settings",),
     "token_broker.token_store": ("test_token_store",),
     "token_vendor.api_event": ("test_api_event", "test_vendor_app"),
-    "token_vendor.vend": ("test_vend",),
+    "token_vendor.vend": ("test_vend", "test_vendor_app"),
     "token_refresher.credentials": ("test_credentials",),
     "token_refresher.deadline": ("test_deadline",),
     "token_refresher.holds": ("test_holds",),

@@ -336,7 +336,8 @@ def test_status_says_what_a_grant_is_good_for(
 
 def test_grant_without_a_token_has_lapsed(counter: Counter) -> None:
     counter.store.tokens.clear()
-    assert {status.state for status in counter.vendor.statuses(ALICE)} == {GrantState.LAPSED}
+    statuses = counter.vendor.statuses(ALICE)
+    assert {(status.state, status.seconds_left) for status in statuses} == {(GrantState.LAPSED, 0)}
 
 
 def test_report_of_the_current_token_asks_for_a_renewal(counter: Counter) -> None:
@@ -381,7 +382,9 @@ def test_block_ends_vending_within_the_cache_window_and_is_not_made_up_for(
         with pytest.raises(GrantBlocked):
             counter.vend()
     assert counter.store.reads == ["deals", "deals"]
-    assert counter.vendor.statuses(ALICE)[0].state is GrantState.BLOCKED
+    assert counter.vendor.statuses(ALICE)[0] == GrantStatus(
+        name="deals", scope=("read:deals",), state=GrantState.BLOCKED, seconds_left=0
+    )
     del counter.store.faults["deals"]
     counter.clock.wind(1)
     assert counter.vend()
