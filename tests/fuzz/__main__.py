@@ -169,6 +169,7 @@ def main() -> int:
 
                 counts[name] = run(name, number, given_arguments.seed, advance)
                 tried = sum(counts[name].tried.values())
+                progress.update(task, completed=tried, total=tried)
                 progress.console.print(f"{name}: {tried:,} in {counts[name].seconds:.0f} s")
         except KeyboardInterrupt:
             code = 130
