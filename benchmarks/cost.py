@@ -25,7 +25,7 @@ TOKENS_PER_HOUR: Final = 60 / 50
 """A token of an hour, renewed ten minutes before it expires."""
 
 MEMORY_GB: Final = 0.5
-ALARMS: Final = 7
+ALARMS: Final = 8
 HIGH_RESOLUTION_ALARMS: Final = 1
 VEND_SECONDS: Final = 0.003
 """Billed for a warm vend."""

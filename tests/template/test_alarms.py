@@ -28,6 +28,7 @@ MISSING_DATA = {
     "failed-runs": "notBreaching",
     "secret-fallback": "notBreaching",
     "grant-blocked": "notBreaching",
+    "corrupt-tokens": "notBreaching",
     "vend-faults": "notBreaching",
     "vend-crashes": "notBreaching",
 }

@@ -188,7 +188,13 @@ def test_healed_parameter_is_warned_of(function: Function, output: Output) -> No
     function.broker.store.faults["deals"] = CorruptStoredToken("no token")
     assert function({})["grants"]["deals"] == RENEWED | {"reason": "corrupt_parameter"}
     assert output.lines()[0]["level"] == "WARNING"
+    assert {"grant": "deals", "CorruptToken": [1.0]} in metrics(output)
     assert not any("RenewalFailed" in metric for metric in metrics(output))
+
+
+def test_sound_parameter_is_not_told_as_corrupt(function: Function, output: Output) -> None:
+    function({"force": True})
+    assert not any("CorruptToken" in metric for metric in metrics(output))
 
 
 @pytest.mark.parametrize(

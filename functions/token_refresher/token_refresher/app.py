@@ -28,6 +28,7 @@ from token_refresher.holds import ParameterHoldStore
 from token_refresher.outcomes import Outcome, State, causes_of_failure
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
+from token_refresher.renewal import CORRUPT
 from token_refresher.token_endpoint import TokenEndpoint
 
 SERVICE: Final = "token-refresher"
@@ -177,6 +178,8 @@ def _measure(outcome: Outcome, now: datetime, due_window_left: float) -> None:
         emit(SERVICE, {"SecretFallbackUsed": 1}, connection=outcome.connection)
     if outcome.state is State.BLOCKED:
         emit(SERVICE, {"Blocked": 1}, grant=outcome.grant)
+    if outcome.reason == CORRUPT:
+        emit(SERVICE, {"CorruptToken": 1}, grant=outcome.grant)
     if outcome.state is State.DEFERRED:
         emit(SERVICE, {"Deferred": 1})
 

@@ -31,6 +31,9 @@ TIME_TO_RENEW: Final = timedelta(seconds=15)
 MIN_LIFETIME: Final = timedelta(seconds=5)
 """A new token with no more than this left is as good as expired."""
 
+CORRUPT: Final = "corrupt_parameter"
+"""Why a token was renewed: another hand had written to its parameter."""
+
 CONNECTION_REJECTIONS: Final = frozenset(
     {"invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type"}
 )
@@ -128,7 +131,7 @@ class Found:
             state=state,
             scope=self.grant.scope,
             connection=self.grant.connection,
-            reason="corrupt_parameter" if self.is_corrupt else "",
+            reason=CORRUPT if self.is_corrupt else "",
             issued_at=token.issued_at if token else None,
             expires_at=token.expires_at if token else None,
             fingerprint=token.fingerprint if token else "",

@@ -24,6 +24,7 @@ METRICS: Final[Mapping[str, str]] = {
     "SecretFallbackUsed": "Count",
     "Deferred": "Count",
     "Blocked": "Count",
+    "CorruptToken": "Count",
     "Vended": "Count",
     "VendRefused": "Count",
     "VendFault": "Count",
