@@ -125,7 +125,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hour(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Hour:
     kept = tmp_path_factory.mktemp("kept")
     wanted = blocks()
-    own = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "BROKER_", "SAM_", "MAKE", "MFLAGS"))}
+    own = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("AWS_", "BROKER_", "SAM_", "MAKE", "MFLAGS"))
+    }
     environ = own | {
         "PATH": f"{Path(sys.prefix) / 'bin'}:{own['PATH']}",
         "AWS_CONFIG_FILE": os.devnull,
