@@ -324,6 +324,7 @@ class Broker:
     endpoints: dict[str, FakeEndpoint] = field(default_factory=dict)
     refresh_ahead: timedelta = timedelta(minutes=10)
     parallelism: int = 8
+    on_pause: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:
         for name, grant in self.grants.items():
@@ -345,7 +346,12 @@ class Broker:
             parallelism=self.parallelism,
             describe_fault=describe_fault,
             now=self.clock,
+            pause=self.pause,
         )
+
+    def pause(self, length: float) -> None:
+        self.clock.wind(length)
+        self.on_pause()
 
     def run(self, request: RefreshRequest | None = None, *, time: float = 60) -> dict[str, Outcome]:
         """One run with `time` seconds; nothing that it tells may hold a secret or a token."""

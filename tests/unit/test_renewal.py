@@ -571,12 +571,51 @@ def test_claim_of_a_run_that_was_killed_ends_by_itself(empty: Broker) -> None:
     assert set(states(empty.run()).values()) == {"renewed"}
 
 
-@pytest.mark.parametrize("request_", [FORCED, CHANGED])
-def test_force_and_a_changed_secret_wait_for_no_other_run(
-    empty: Broker, request_: RefreshRequest
-) -> None:
+def test_force_waits_for_no_other_run(empty: Broker) -> None:
     claim(empty)
-    assert set(states(empty.run(request_)).values()) == {"renewed"}
+    assert set(states(empty.run(FORCED)).values()) == {"renewed"}
+
+
+def test_changed_secret_waits_for_another_run_and_asks_for_what_that_one_did_not(
+    broker: Broker,
+) -> None:
+    broker.secrets.put("v2")
+    claim(broker)
+
+    def end() -> None:
+        if broker.clock() >= NOW + seconds(3):
+            broker.store.tokens["deals"] = stored("new", secret_version="v2")
+            broker.store.tokens["users"] = stored("old", secret_version="v1", scope=("read:users",))
+            broker.holds.write("default", Holds())
+
+    broker.on_pause = end
+    assert states(broker.run(CHANGED)) == {
+        "deals": "not_due",
+        "activity": "renewed",
+        "users": "renewed",
+    }
+    assert broker.clock() == NOW + seconds(3)
+
+
+def test_changed_secret_overtakes_a_run_that_does_not_end(empty: Broker) -> None:
+    claim(empty)
+    assert set(states(empty.run(CHANGED, time=55)).values()) == {"renewed"}
+    assert empty.clock() == NOW + seconds(20)
+
+
+def test_changed_secret_that_loses_the_claim_looks_again(empty: Broker) -> None:
+    def overtake(_holds: Holds) -> None:
+        empty.holds.on_write = lambda _holds: None
+        claim(empty)
+
+    def end() -> None:
+        for name in empty.grants:
+            empty.store.tokens[name] = stored(name, secret_version="v1", scope=(f"read:{name}",))
+        empty.holds.write("default", Holds())
+
+    empty.holds.on_write, empty.on_pause = overtake, end
+    assert set(states(empty.run(CHANGED)).values()) == {"not_due"}
+    assert empty.endpoint.requests == []
 
 
 def test_run_claims_its_connection_before_it_asks_and_gives_it_up_after(empty: Broker) -> None:

@@ -1,6 +1,7 @@
 """What is due, and having it renewed: every run reads what is stored, and decides from that."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,9 @@ from token_refresher.renewal import (
 )
 
 READS_AT_A_TIME: Final = 8
+
+TIME_TO_OVERTAKE: Final = timedelta(seconds=35)
+"""A run for a changed secret waits for no other run with less left: that one may be dead."""
 CLOCK_DIFFERENCE: Final = timedelta(minutes=5)
 """A stored token of a later hour than that is no token: it would neither be due nor replaced."""
 
@@ -40,6 +44,7 @@ class Refresher:
         parallelism: renewals at a time, for each connection.
         describe_fault: names a failure of AWS or of ours: (reason, cause).
         now: the clock, aware UTC.
+        pause: waits for so many seconds.
     """
 
     grants: Mapping[str, Grant]
@@ -51,13 +56,16 @@ class Refresher:
     parallelism: int
     describe_fault: Callable[[Exception], tuple[str, str]]
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    pause: Callable[[float], None] = time.sleep
 
     def run(
         self, request: RefreshRequest, *, time_left: Callable[[], timedelta]
     ) -> tuple[Outcome, ...]:
         """Renew what is due: connections side by side, the most urgent grants first.
 
-        One grant's failure neither stops the others nor touches its stored token.
+        One grant's failure neither stops the others nor touches its stored token. A run for a
+        changed secret waits until another one has ended, which may have used the old secret,
+        and renews what that one has not.
 
         Args:
             request: which grants, and whether to force.
@@ -69,6 +77,15 @@ class Refresher:
         Raises:
             InvalidRequest: the request names a grant that does not exist.
         """
+        outcomes = self._run(request, time_left, yields=not request.force)
+        while request.changed_secret is not None and _is_underway(outcomes):
+            self.pause(1)
+            outcomes = self._run(request, time_left, yields=time_left() > TIME_TO_OVERTAKE)
+        return outcomes
+
+    def _run(
+        self, request: RefreshRequest, time_left: Callable[[], timedelta], *, yields: bool
+    ) -> tuple[Outcome, ...]:
         names = self._names(request)
         runs = {
             name: ConnectionRun(name, self._tools(name, time_left), force=request.force)
@@ -87,7 +104,8 @@ class Refresher:
 
         def renew(connection: str) -> list[Outcome]:
             is_recheck = request.changed_secret is not None
-            return runs[connection].renew(by_connection[connection], is_recheck=is_recheck)
+            due = by_connection[connection]
+            return runs[connection].renew(due, yields=yields, is_recheck=is_recheck)
 
         if by_connection:
             with ThreadPoolExecutor(len(by_connection), thread_name_prefix="connection") as threads:
@@ -160,6 +178,10 @@ class Refresher:
 def _marked(found: Found, request: RefreshRequest) -> Found:
     is_rejected = found.token is not None and found.token.fingerprint == request.rejected
     return replace(found, is_rejected=True) if is_rejected else found
+
+
+def _is_underway(outcomes: Iterable[Outcome]) -> bool:
+    return any(outcome.state is State.UNDERWAY for outcome in outcomes)
 
 
 def _urgency(found: Found) -> datetime:

@@ -207,19 +207,21 @@ class ConnectionRun:
             # A token matters more than a wait; but no version tells now who claimed first.
             self._is_blind = True
 
-    def renew(self, due: list[Found], *, is_recheck: bool = False) -> list[Outcome]:
+    def renew(
+        self, due: list[Found], *, yields: bool = True, is_recheck: bool = False
+    ) -> list[Outcome]:
         """Renew grants, in the order of their urgency.
 
         Args:
             due: what to renew, most urgent first.
+            yields: leave it to a run that is at it already.
             is_recheck: the secret has just changed: renew only those whose token is of
                 another version, and wait for no hold.
 
         Returns:
             One outcome for each.
         """
-        is_patient = not (self._force or is_recheck)
-        if is_patient and self._known.is_claimed(self._tools.now()):
+        if yields and self._known.is_claimed(self._tools.now()):
             return [found.outcome(State.UNDERWAY) for found in due]
         try:
             self._secret = self._tools.secrets.read(self._connection)
@@ -233,7 +235,7 @@ class ConnectionRun:
             fresh = [f for f in due if f.token and f.token.secret_version == self._current_version]
             due = [found for found in due if found not in fresh]
         held: dict[str, Hold] = {}
-        if is_patient:
+        if not (self._force or is_recheck):
             held = {found.name: hold for found in due if (hold := self._hold_on(found))}
         else:
             self._holds = replace(self._holds, connection=None)
@@ -241,15 +243,15 @@ class ConnectionRun:
         return [
             *(found.outcome(State.NOT_DUE) for found in fresh),
             *(_wait(found, held[found.name]) for found in due if found.name in held),
-            *self._renew_claimed(todo, is_patient=is_patient),
+            *self._renew_claimed(todo, yields=yields),
         ]
 
-    def _renew_claimed(self, todo: list[Found], *, is_patient: bool) -> list[Outcome]:
+    def _renew_claimed(self, todo: list[Found], *, yields: bool) -> list[Outcome]:
         """Renew grants that nothing holds back, telling other runs meanwhile."""
         if not todo:
             return []
         try:
-            is_ours = self._claim() or not is_patient
+            is_ours = self._claim() or not yields
         except Exception:
             is_ours = True  # a token matters more than a request saved
         if not is_ours:
