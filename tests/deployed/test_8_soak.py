@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from local.broker_stack import ROOT
+from local.broker_stack import ROOT, wait_until
 from tests.soak.checker import check
 from tests.soak.record import Record
 from tests.soak.soak import Stop, soak
@@ -56,5 +56,12 @@ def test_ctrl_c_ends_a_soak_in_order_and_it_still_reports(tmp_path: Path):
     assert "ended early" in output
     assert (tmp_path / "record" / "seed-1.jsonl").stat().st_size
     assert {path.name for path in tmp_path.iterdir()} == {"record"}
-    with pytest.raises(ProcessLookupError):  # nobody of its group is left
-        os.killpg(process.pid, 0)
+    wait_until(lambda: is_gone(process.pid), seconds=30, what="the last of its group to end")
+
+
+def is_gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
