@@ -26,6 +26,7 @@ READS_AT_A_TIME: Final = 8
 
 TIME_TO_OVERTAKE: Final = timedelta(seconds=35)
 """A run for a changed secret waits for no other run with less left: that one may be dead."""
+
 CLOCK_DIFFERENCE: Final = timedelta(minutes=5)
 """A stored token of a later hour than that is no token: it would neither be due nor replaced."""
 
