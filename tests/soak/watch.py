@@ -90,10 +90,8 @@ class Watch:
         entry = _what_is_stored(parameter)
         if last and (last["version"], last["at"]) == (entry["version"], entry["at"]):
             return
-        between = range(0)
-        if last and last["version"] and entry["version"] > last["version"]:
-            between = range(last["version"] + 1, entry["version"])
-        for version in between:
+        since = last["version"] if last and last["version"] < entry["version"] else 0
+        for version in range(since + 1, entry["version"] if last else 0):
             name = f"{self._world.parameter(grant)}:{version}"
             try:
                 missed = self._ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]
