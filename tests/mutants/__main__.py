@@ -95,7 +95,7 @@ def mutate(modules: list[str]) -> tuple[dict[str, Counter[str]], dict[str, str]]
 def table_of(counts: dict[str, Counter[str]]) -> tuple[Table, float]:
     """By module and in all, and the percentage that was killed."""
     table = Table("module", title="mutants")
-    for column in ("killed", "of", "percent"):
+    for column in ("killed", "of", "percent", "killed by a timeout"):
         table.add_column(column, justify="right")
     rows = dict(counts)
     rows["total"] = Counter[str]()
@@ -105,7 +105,8 @@ def table_of(counts: dict[str, Counter[str]]) -> tuple[Table, float]:
     for name, count in rows.items():
         noticed = sum(number for result, number in count.items() if result in _NOTICED)
         percent = 100 * noticed / (count.total() or 1)
-        table.add_row(name, str(noticed), str(count.total()), f"{percent:.1f}")
+        timeouts = str(count["timeout"])
+        table.add_row(name, str(noticed), str(count.total()), f"{percent:.1f}", timeouts)
     return table, percent
 
 

@@ -473,12 +473,14 @@ class Output:
 
 @contextmanager
 def output_of(logger: Logger, capsys: pytest.CaptureFixture[str]) -> "Iterator[Output]":
-    """Collect the lines of a logger, whose stream is older than any capture."""
+    """Collect the lines of a logger, whose stream is older than any capture, and may be closed."""
     handler: Any = logger.registered_handler
     stream = io.StringIO()
-    before = handler.setStream(stream)
-    yield Output(stream, capsys)
-    handler.setStream(before)
+    before, handler.stream = handler.stream, stream
+    try:
+        yield Output(stream, capsys)
+    finally:
+        handler.stream = before
 
 
 def everyone_at_once(parties: int) -> Callable[[], object]:
