@@ -144,7 +144,8 @@ class Injector:
     def revoked(self, grant: str) -> Iterator[Facts]:
         """The stored token dies at Enable before its time."""
         facts: Facts = {"grants": [grant]}
-        with contextlib.suppress(ClientError, ValueError, KeyError):
+        # What another fault has put there, or taken away, has no token to revoke.
+        with contextlib.suppress(ClientError, ValueError, KeyError, TypeError, AttributeError):
             ssm = self.world.administrator.client("ssm")
             value = ssm.get_parameter(Name=self.world.parameter(grant), WithDecryption=True)
             token = json.loads(value["Parameter"]["Value"])["access_token"]
