@@ -5,6 +5,9 @@ from pathlib import Path
 
 from local.broker_stack import STACK_NAME, BrokerStack
 
+type Place = tuple[str, bytes]
+"""Its name, and what it holds."""
+
 
 def log_groups(stack: BrokerStack) -> Iterator[tuple[str, str]]:
     for group in stack.administrator.client("logs").describe_log_groups()["logGroups"]:
@@ -15,47 +18,48 @@ def log_groups(stack: BrokerStack) -> Iterator[tuple[str, str]]:
             yield name, message
 
 
-def queue(stack: BrokerStack) -> Iterator[tuple[str, str]]:
+def queue(stack: BrokerStack) -> Iterator[Place]:
     answer = stack.administrator.client("sqs").receive_message(
         QueueUrl=stack.resource("RefreshFailuresQueue"), MaxNumberOfMessages=10
     )
     for message in answer.get("Messages", []):
-        yield "failure queue", message["Body"]
+        yield "failure queue", message["Body"].encode()
 
 
-def files(*folders: Path) -> Iterator[tuple[str, str]]:
+def files(*folders: Path) -> Iterator[Place]:
     for folder in folders:
         for file in folder.rglob("*"):
             if file.is_file() and not file.is_symlink() and ".venv" not in file.parts:
-                yield str(file), file.read_bytes().decode("utf-8", errors="replace")
+                yield str(file), file.read_bytes()
 
 
-def processes() -> Iterator[tuple[str, str]]:
+def processes() -> Iterator[Place]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             for name in ("cmdline", "environ"):
-                yield f"{process}/{name}", (process / name).read_bytes().decode(errors="replace")
+                yield f"{process}/{name}", (process / name).read_bytes()
         except OSError:
             continue
 
 
-def all_places(stack: BrokerStack, *folders: Path) -> Iterator[tuple[str, str]]:
-    yield from log_groups(stack)
+def all_places(stack: BrokerStack, *folders: Path) -> Iterator[Place]:
+    for name, message in log_groups(stack):
+        yield name, message.encode()
     yield from queue(stack)
     yield from files(stack.aws.folder, *folders)
     if Path("/proc/self/environ").exists():
         yield from processes()
 
 
-def leaks(places: Iterable[tuple[str, str]], secrets: Iterable[str]) -> set[str]:
+def leaks(places: Iterable[Place], secrets: Iterable[str]) -> set[str]:
     """The places that hold a secret, as it is or as Python or JSON would escape it."""
-    wanted: dict[str, set[str]] = {}  # by their beginnings, which tokens have in common
+    wanted: dict[bytes, set[bytes]] = {}  # by their beginnings, which tokens have in common
     for secret in secrets:
-        for form in (secret, secret.encode("unicode_escape").decode()):
+        for form in (secret.encode(), secret.encode("unicode_escape")):
             wanted.setdefault(form[:8], set()).add(form)
     return {
         place
-        for place, text in places
+        for place, held in places
         for beginning, forms in wanted.items()
-        if beginning in text and any(form in text for form in forms)
+        if beginning in held and any(form in held for form in forms)
     }

@@ -34,7 +34,6 @@ MODULES: Final = {
     "token_refresher.credentials": ("test_credentials",),
     "token_refresher.deadline": ("test_deadline",),
     "token_refresher.holds": ("test_holds",),
-    "token_refresher.outcomes": ("test_refresh",),
     "token_refresher.refresh": _RUN[:2],
     "token_refresher.refresh_request": ("test_refresh_request",),
     "token_refresher.renewal": _RUN,

@@ -71,9 +71,16 @@ def test_request_carries_the_credentials_and_the_scope() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (json.dumps(dict.fromkeys(SOUND, "REPLACE-ME")), "has not been filled in yet: client_id, "),
+        (
+            json.dumps(dict.fromkeys(SOUND, "REPLACE-ME")),
+            "has not been filled in yet: client_id, client_secret, dealtrack_registration_id. ",
+        ),
         (json.dumps(SOUND | {"client_id": "REPLACE-ME"}), "filled in yet: client_id. Store"),
-        (json.dumps(SOUND | {"client_id": ""}), "empty: client_id"),
+        (json.dumps(SOUND | {"client_id": ""}), "empty: client_id. "),
+        (
+            json.dumps(dict.fromkeys(SOUND, "")),
+            "empty: client_id, client_secret, dealtrack_registration_id. ",
+        ),
         (json.dumps(SOUND | {"client_secret": [SECRET]}), "client_secret: Input should be"),
         (json.dumps(SOUND | {"client_id": 7}), "client_id: Input should be a valid string"),
         (json.dumps({"client_secret": SECRET}), "client_id: Field required; dealtrack"),
@@ -91,6 +98,9 @@ def test_unusable_secret_is_named_but_not_repeated(
         reader.read("default", stage)
     assert f"the secret {NAME}: " in str(caught.value)
     assert said in str(caught.value)
+    assert str(caught.value).endswith(
+        ". Store a JSON object with client_id, client_secret and dealtrack_registration_id"
+    )
     assert not leaks(all_said(caught.value))
 
 

@@ -3,6 +3,8 @@
 No socket is opened here; what a real one does at its deadline, the fault table shows.
 """
 
+import http.client
+import io
 import socket
 import threading
 from dataclasses import dataclass, field
@@ -126,9 +128,50 @@ def test_request_of_another_thread_is_left_alone() -> None:
 def test_connections_of_the_pool_are_known_while_in_use(
     monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(HTTPConnection, "request", lambda _self, *args: asked.append(args))
+    asked: list[object] = []
+    monkeypatch.setattr(
+        HTTPConnection, "request", lambda _self, *args, **options: asked.append((args, options))
+    )
     connection: Any = PoolManager().connection_from_url(f"{scheme}://api.example/x")._new_conn()
-    connection.request("POST", "/x")
-    assert asked == [("POST", "/x")]
+    connection.request("POST", "/x", body=b"form")
+    assert asked == [(("POST", "/x"), {"body": b"form"})]
     assert module._in_use.connection is connection
+
+
+@dataclass
+class AnsweringSocket:
+    """Has answered already."""
+
+    answer: bytes
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self.answer)
+
+
+def answer_to(scheme: str, body: str) -> http.client.HTTPResponse:
+    """An answer of one of the pool's connections that has begun."""
+    connection: Any = PoolManager().connection_from_url(f"{scheme}://api.example/x")._new_conn()
+    head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer: http.client.HTTPResponse = connection.response_class(
+        AnsweringSocket(f"{head}{body}".encode())
+    )
+    answer.begin()
+    return answer
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_chunks_are_read_as_they_are(scheme: str) -> None:
+    assert answer_to(scheme, "5\r\nfirst\r\n7\r\n second\r\n0\r\n\r\n").read() == b"first second"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_chunk_of_a_negative_length_is_no_answer(scheme: str) -> None:
+    with pytest.raises(http.client.IncompleteRead) as caught:
+        answer_to(scheme, "-1\r\nwithout end").read()
+    assert caught.value.partial == b""
+
+
+def test_nothing_can_be_read() -> None:
+    answer = answer_to("http", "left alone")
+    assert answer._safe_read(0) == b""  # type: ignore[attr-defined]  # no part of its interface
+    assert answer._safe_read(4) == b"left"  # type: ignore[attr-defined]

@@ -26,6 +26,7 @@ ROTATED = CLOUDTRAIL | {"detail-type": "AWS Service Event via CloudTrail"}
         ({}, ALL),
         (event("forced_refresh.json"), RefreshRequest(force=True, grants=("deals",))),
         ({"force": False}, ALL),
+        ({"force": True}, RefreshRequest(force=True)),
         ({"grants": None}, ALL),
         ({"grants": []}, RefreshRequest(grants=())),
         ({"grants": ["users", "deals", "users"]}, RefreshRequest(grants=("users", "deals"))),
@@ -45,21 +46,25 @@ def test_event_says_what_to_renew(given: object, request_: RefreshRequest) -> No
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        (None, "not a JSON object"),
-        (["deals"], "not a JSON object"),
+        (None, "the event is not a JSON object"),
+        (["deals"], "the event is not a JSON object"),
         ({"Force": True}, "unknown in the event: Force; use force, grants"),
-        ({"source": "aws.events"}, "unknown in the event: source"),
-        ({"changed_secret": NAME}, "unknown in the event: changed_secret"),
+        ({"source": "aws.events"}, "unknown in the event: source; use force, grants"),
+        (
+            {"changed_secret": NAME, "all": True},
+            "unknown in the event: all, changed_secret; use force, grants",
+        ),
         ({"rejected": ["0123456789ab"]}, "rejected is not a fingerprint"),
-        ({"force": "true"}, "force is not"),
-        ({"force": 1}, "force is not"),
-        ({"grants": "deals"}, "not a list"),
-        ({"grants": [["deals"]]}, "not a list"),
+        ({"force": "true"}, "force is not true or false"),
+        ({"force": 1}, "force is not true or false"),
+        ({"grants": "deals"}, "grants is not a list of grant names"),
+        ({"grants": [["deals"]]}, "grants is not a list of grant names"),
     ],
 )
 def test_event_that_is_not_understood_is_refused(given: object, complaint: str) -> None:
-    with pytest.raises(InvalidRequest, match=complaint):
+    with pytest.raises(InvalidRequest) as caught:
         RefreshRequest.from_event(given)
+    assert str(caught.value) == complaint
 
 
 def with_detail(given: dict[str, Any], **parts: object) -> dict[str, Any]:
@@ -78,6 +83,9 @@ def with_detail(given: dict[str, Any], **parts: object) -> dict[str, Any]:
         (with_detail(CLOUDTRAIL, responseElements={"ARN": ARN, "name": NAME}), ARN),
         (with_detail(ROTATED, additionalEventData={"SecretId": ARN}), ARN),
         (with_detail(ROTATED, additionalEventData={"aRN": ARN}), ARN),
+        (with_detail(ROTATED, additionalEventData={"arn": ARN}), ARN),
+        (with_detail(CLOUDTRAIL, arn=ARN), ARN),
+        (with_detail(CLOUDTRAIL, secretId=NAME), NAME),
         (with_detail(CLOUDTRAIL, requestParameters={"secretId": ARN}), ARN),
         (with_detail(CLOUDTRAIL, requestParameters={"secretId": NAME}), NAME),
         (
