@@ -79,6 +79,9 @@ def test_other_other_than_is_refused_and_not_repeated(value: object) -> None:
     assert not leaks(all_said(caught.value))
 
 
+NO_FINGERPRINT = "fingerprint is not the first 12 hex digits of a token's SHA-256"
+
+
 @pytest.mark.parametrize("encoded", [False, True])
 def test_rejected_fingerprint_is_in_a_json_body(encoded: bool) -> None:  # noqa: FBT001
     text = json.dumps({"fingerprint": PRINT, "more": 1})
@@ -89,27 +92,45 @@ def test_rejected_fingerprint_is_in_a_json_body(encoded: bool) -> None:  # noqa:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (None, "not JSON"),
-        ("", "not JSON"),
-        ("{", "not JSON"),
-        ("[" * 8_000, "not JSON"),
-        ("[]", "12 hex digits"),
-        ("{}", "12 hex digits"),
-        (json.dumps({"fingerprint": [PRINT]}), "12 hex digits"),
-        (json.dumps({"fingerprint": TOKEN}), "12 hex digits"),
-        (" " * (MAX_BODY_CHARS + 1), "too long"),
-        (" " * (3 * MAX_BODY_CHARS), "too long"),
+        (None, "the body is not JSON"),
+        ("", "the body is not JSON"),
+        ("{", "the body is not JSON"),
+        ("[" * 8_000, "the body is not JSON"),
+        ("[]", NO_FINGERPRINT),
+        ("{}", NO_FINGERPRINT),
+        (json.dumps({"fingerprint": [PRINT]}), NO_FINGERPRINT),
+        (json.dumps({"fingerprint": TOKEN}), NO_FINGERPRINT),
+        (" " * (MAX_BODY_CHARS + 1), "the body is too long"),
+        (" " * (3 * MAX_BODY_CHARS), "the body is too long"),
     ],
 )
 def test_other_rejection_is_refused_and_not_repeated(body: object, said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         api_event.rejected_fingerprint({"body": body})
+    assert str(caught.value) == said
     assert not leaks(all_said(caught.value))
+
+
+def test_body_may_be_as_long_as_the_limit_and_no_longer() -> None:
+    body = json.dumps({"fingerprint": PRINT}).ljust(MAX_BODY_CHARS)
+    assert api_event.rejected_fingerprint({"body": body}) == PRINT
+    encoded = {"body": base64_text(body.encode()), "isBase64Encoded": True}
+    assert api_event.rejected_fingerprint(encoded) == PRINT
+    for too_long in (body + " ", body * 2 + " "):
+        with pytest.raises(InvalidRequest, match=r"^the body is too long$"):
+            api_event.rejected_fingerprint({"body": too_long})
+    # What is twice the limit before it is decoded is not decoded.
+    with pytest.raises(InvalidRequest, match=r"^the body is too long$"):
+        api_event.rejected_fingerprint(
+            {"body": "*" * (2 * MAX_BODY_CHARS + 1), "isBase64Encoded": True}
+        )
+    with pytest.raises(InvalidRequest, match=r"^the body is not UTF-8 text$"):
+        api_event.rejected_fingerprint({"body": "*" * 2 * MAX_BODY_CHARS, "isBase64Encoded": True})
 
 
 @pytest.mark.parametrize("body", ["*", base64_text(b"\xff")])
 def test_body_that_is_not_what_it_says_is_refused(body: str) -> None:
-    with pytest.raises(InvalidRequest, match="not UTF-8 text"):
+    with pytest.raises(InvalidRequest, match=r"^the body is not UTF-8 text$"):
         api_event.rejected_fingerprint({"body": body, "isBase64Encoded": True})
 
 
@@ -120,6 +141,7 @@ def test_body_that_is_not_what_it_says_is_refused(body: str) -> None:
         form(SOUND, f"{FORM}; charset=utf-8"),
         form(SOUND, FORM.upper()),
         form(f"client_id=x&client_secret={SECRET!r}&{SOUND}".replace("%=", "")),
+        form("&".join([SOUND, *["a=b"] * 30])),
         form(base64_text(SOUND.encode()), encoded=True),
         {"headers": {"content-type": FORM}, "body": SOUND},
     ],
@@ -136,12 +158,13 @@ def test_scope_is_that_of_a_client_credentials_form(event: object) -> None:
         (form(SOUND, None), "content type"),
         ({"headers": {"Accept": FORM}, "body": SOUND}, "content type"),
         (form(None), "grant_type must be there exactly once"),
-        (form(SECRET), "not a form"),
-        (form("&".join(["a=b"] * 40)), "not a form"),
-        (form("a=%ff"), "not a form"),
+        (form(SECRET), "^the body is not a form$"),
+        (form("&".join([SOUND, *["a=b"] * 31])), "^the body is not a form$"),
+        (form("a=%ff"), "^the body is not a form$"),
         (form("scope=a"), "grant_type must be there exactly once"),
         (form(f"{SOUND}&scope=b"), "scope must be there exactly once"),
         (form("grant_type=client_credentials&scope="), "scope must be there exactly once"),
+        (form(f"{SOUND}&scope="), "scope must be there exactly once"),
         (form("grant_type=client_credentials"), "scope must be there exactly once"),
     ],
 )
@@ -152,8 +175,14 @@ def test_other_form_is_refused_and_not_repeated(event: object, said: str) -> Non
 
 
 def test_other_grant_type_is_named_as_such() -> None:
-    with pytest.raises(UnsupportedGrantType):
+    with pytest.raises(UnsupportedGrantType, match=r"^grant_type is not client_credentials$"):
         api_event.requested_scope(form("grant_type=password&scope=a"))
+
+
+def test_scope_with_two_spaces_is_no_scope_of_a_grant() -> None:
+    """RFC 6749 section 3.3: one space between two."""
+    sloppy = form("grant_type=client_credentials&scope=read:deals++read:users")
+    assert "" in api_event.requested_scope(sloppy)
 
 
 json_values: Any = st.recursive(

@@ -36,10 +36,10 @@ def test_sound_json_becomes_the_record() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not valid JSON"),
-        (f'{{"name": "{TOKEN}'.encode(), "not valid JSON"),
-        (b'{"name": "\xff"}', "not valid JSON"),
-        ("[" * 10_000, "not valid JSON"),
+        (b"", "^not valid JSON$"),
+        (f'{{"name": "{TOKEN}'.encode(), "^not valid JSON$"),
+        (b'{"name": "\xff"}', "^not valid JSON$"),
+        ("[" * 10_000, "^not valid JSON$"),
         (f'"{TOKEN}"', "Input should be"),
         (f'{{"{TOKEN}": 1}}', "^name: Field required$"),
         (f'{{"name": ["{TOKEN}"]}}', "^name: Input should be a valid string$"),
