@@ -122,7 +122,8 @@ def main() -> int:
         parser.error(f"not mutated: {', '.join(sorted(unknown))}")
     counts: dict[str, Counter[str]] = {}
     try:
-        for module in modules:
+        for number, module in enumerate(modules, 1):
+            console.print(f"mutating {module} ({number} of {len(modules)}), minutes each")
             found, survivors = mutate([module])
             counts |= found
             for name, diff in survivors.items():

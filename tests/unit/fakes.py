@@ -166,6 +166,7 @@ class FakeStore:
     meanwhile: dict[str, StoredToken] = field(default_factory=dict)
     blocked_meanwhile: dict[str, GrantBlocked] = field(default_factory=dict)
     reads: list[str] = field(default_factory=list)
+    replaced: dict[str, StoredToken | None] = field(default_factory=dict)
     on_read: Callable[[], object] = lambda: None
     on_write: Callable[[str], object] = lambda _grant: None
 
@@ -185,9 +186,18 @@ class FakeStore:
         is_better_than_any: bool = False,
     ) -> StoredToken:
         assert replaced == self.tokens.get(grant) or replaced is None
+        self.replaced[grant] = replaced
         if grant in self.blocked_meanwhile:
             raise self.blocked_meanwhile[grant]
-        self.write(grant, token if is_better_than_any else self.meanwhile.get(grant, token))
+        unseen = self.tokens.get(grant) if replaced is None else None
+        between = self.meanwhile.get(grant, unseen)
+        is_kept = (
+            between is not None
+            and not is_better_than_any
+            and set(between.scope) == set(token.scope)
+            and between.expires_at > token.expires_at
+        )
+        self.write(grant, between if between and is_kept else token)
         return self.tokens[grant]
 
     def write(self, grant: str, token: StoredToken) -> int:
@@ -214,6 +224,7 @@ class FakeHolds:
         if self.fault_of_read:
             raise self.fault_of_read
         self.on_read()
+        assert version >= 0
         texts = self.texts.get(connection, [])
         number = version or len(texts)
         return Holds.from_json(texts[number - 1], version=number) if texts else Holds()

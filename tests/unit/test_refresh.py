@@ -151,6 +151,7 @@ def test_grant_that_cannot_be_read_fails_and_is_not_overwritten(broker: Broker) 
     outcomes = broker.run(FORCED)
     assert states(outcomes) == {"deals": "failed", "activity": "renewed", "users": "renewed"}
     assert outcomes["deals"].cause == "GetParameter was refused by AWS: ThrottlingException"
+    assert outcomes["deals"].reason == "ThrottlingException"
     assert [outcome.is_store_read for outcome in outcomes.values()] == [False, True, True]
     assert "read:deals" not in broker.endpoint.scopes
     assert list(causes_of_failure(outcomes.values())) == ["deals"]

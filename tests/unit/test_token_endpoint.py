@@ -305,34 +305,34 @@ def test_oauth_error_is_not_retried_and_its_text_not_passed_on(code: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("response", "kind", "reason"),
+    ("answered", "kind", "reason"),
     [
-        (answer(400, {"error": SECRET}), TokenRequestRejected, "unknown_error"),
-        (answer(403, SECRET.encode()), TokenRequestRejected, "http_403"),
-        (answer(404, b""), TokenRequestRejected, "http_404"),
-        (answer(400, {"error": [TOKEN]}), TokenRequestRejected, "http_400"),
-        (answer(302, headers={"Location": "http://x"}), InvalidTokenResponse, "redirect"),
-        (answer(308, SOUND, {"Location": URL}), InvalidTokenResponse, "redirect"),
-        (answer(201, SOUND), InvalidTokenResponse, "http_201"),
-        (answer(204), InvalidTokenResponse, "http_204"),
-        (answer(200, b""), InvalidTokenResponse, "invalid_response"),
-        (answer(200, b"\xff\xfe"), InvalidTokenResponse, "invalid_response"),
-        (answer(200, [SOUND]), InvalidTokenResponse, "invalid_response"),  # type: ignore[arg-type]
-        (answer(200, b"[" * 60_000), InvalidTokenResponse, "invalid_response"),
-        (answer(200, {"error": TOKEN}), InvalidTokenResponse, "invalid_response"),
-        (answer(200, SOUND | {"token_type": TOKEN}), InvalidTokenResponse, "invalid_response"),
-        (answer(200, SOUND | {"access_token": 7}), InvalidTokenResponse, "invalid_response"),
-        (answer(200, SOUND | {"expires_in": True}), InvalidTokenResponse, "invalid_response"),
-        (answer(200, SOUND | {"expires_in": 36.5}), InvalidTokenResponse, "invalid_response"),
-        (answer(200, SOUND | {"expires_in": -1}), InvalidTokenResponse, "invalid_response"),
-        (answer(200, SOUND | {"expires_in": TOKEN}), InvalidTokenResponse, "invalid_response"),
-        (answer(200, SOUND | {"scope": [TOKEN]}), InvalidTokenResponse, "invalid_response"),
+        ((400, {"error": SECRET}), TokenRequestRejected, "unknown_error"),
+        ((403, SECRET.encode()), TokenRequestRejected, "http_403"),
+        ((404, b""), TokenRequestRejected, "http_404"),
+        ((400, {"error": [TOKEN]}), TokenRequestRejected, "http_400"),
+        ((302, b"", {"Location": "http://x"}), InvalidTokenResponse, "redirect"),
+        ((308, SOUND, {"Location": URL}), InvalidTokenResponse, "redirect"),
+        ((201, SOUND), InvalidTokenResponse, "http_201"),
+        ((204,), InvalidTokenResponse, "http_204"),
+        ((200, b""), InvalidTokenResponse, "invalid_response"),
+        ((200, b"\xff\xfe"), InvalidTokenResponse, "invalid_response"),
+        ((200, [SOUND]), InvalidTokenResponse, "invalid_response"),
+        ((200, b"[" * 60_000), InvalidTokenResponse, "invalid_response"),
+        ((200, {"error": TOKEN}), InvalidTokenResponse, "invalid_response"),
+        ((200, SOUND | {"token_type": TOKEN}), InvalidTokenResponse, "invalid_response"),
+        ((200, SOUND | {"access_token": 7}), InvalidTokenResponse, "invalid_response"),
+        ((200, SOUND | {"expires_in": True}), InvalidTokenResponse, "invalid_response"),
+        ((200, SOUND | {"expires_in": 36.5}), InvalidTokenResponse, "invalid_response"),
+        ((200, SOUND | {"expires_in": -1}), InvalidTokenResponse, "invalid_response"),
+        ((200, SOUND | {"expires_in": TOKEN}), InvalidTokenResponse, "invalid_response"),
+        ((200, SOUND | {"scope": [TOKEN]}), InvalidTokenResponse, "invalid_response"),
     ],
 )
 def test_other_answer_is_refused_at_once_and_not_repeated(
-    response: urllib3.HTTPResponse, kind: type[TokenEndpointError], reason: str
+    answered: tuple[Any, ...], kind: type[TokenEndpointError], reason: str
 ) -> None:
-    asked = call(response)
+    asked = call(answer(*answered))
     error = failure(asked)
     assert type(error) is kind
     assert (error.reason, len(asked.pool.requests)) == (reason, 1)

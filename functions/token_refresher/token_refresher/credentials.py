@@ -90,7 +90,7 @@ class SecretReader:
         An ARN ends in the name, a hyphen and six characters of Secrets Manager's own.
         """
         is_arn = secret.startswith("arn:")
-        name = secret.split(":", 6)[-1].rpartition("-")[0] if is_arn else secret
+        name = secret.rpartition(":")[2].rpartition("-")[0] if is_arn else secret
         if not name.startswith(self._prefix):
             return None
         return name.removeprefix(self._prefix)

@@ -207,9 +207,7 @@ class ConnectionRun:
             # A token matters more than a wait; but no version tells now who claimed first.
             self._is_blind = True
 
-    def renew(
-        self, due: list[Found], *, yields: bool = True, is_recheck: bool = False
-    ) -> list[Outcome]:
+    def renew(self, due: list[Found], *, yields: bool, is_recheck: bool) -> list[Outcome]:
         """Renew grants, in the order of their urgency.
 
         Args:
@@ -290,7 +288,7 @@ class ConnectionRun:
         first = todo.pop(refusals % len(todo))
         outcome, is_rejected = self._go_first(first)
         if is_rejected:
-            others = (f.outcome(outcome.state, **_why(outcome), attempts=0) for f in todo)
+            others = (found.outcome(outcome.state, **_why(outcome)) for found in todo)
             return [outcome, *others]
         if not todo:
             return [outcome]
@@ -304,7 +302,7 @@ class ConnectionRun:
             Its outcome, and whether the connection as a whole was rejected.
         """
         outcome = self._renew(found, is_first=True)
-        current, requests = self._secret, outcome.attempts
+        requests = outcome.attempts
         if outcome.reason == "invalid_client":
             for secret in self._fallbacks():
                 self._secret = secret
@@ -315,7 +313,6 @@ class ConnectionRun:
         outcome = replace(outcome, attempts=requests)
         is_rejected = outcome.reason in CONNECTION_REJECTIONS
         if is_rejected:
-            self._secret = current
             hold = hold_after_refusal(
                 self._known.connection,
                 reason=outcome.reason,
