@@ -30,7 +30,11 @@ def files(*folders: Path) -> Iterator[Place]:
     for folder in folders:
         for file in folder.rglob("*"):
             if file.is_file() and not file.is_symlink() and ".venv" not in file.parts:
-                yield str(file), file.read_bytes()
+                try:
+                    held = file.read_bytes()
+                except FileNotFoundError:  # of a function's environment that ended just now
+                    continue
+                yield str(file), held
 
 
 def processes() -> Iterator[Place]:
