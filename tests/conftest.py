@@ -10,6 +10,17 @@ from tests.reports import NASTY_SECRET, pytest_runtest_makereport
 
 __all__ = ["NASTY_SECRET", "pytest_runtest_makereport"]
 
+UNCOVERED = {"deployed", "simulation", "fuzz", "soak", "template", "mutants"}
+"""Their code runs in other processes, or again and again what examples have shown already."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Count as covered what examples cover: chance is no proof, and twice as slow when traced."""
+    for item in items:
+        is_by_chance = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if is_by_chance or item.path.parent.name in UNCOVERED:
+            item.add_marker("no_cover")
+
 
 @pytest.fixture(scope="session")
 def enable_client() -> Client:

@@ -56,6 +56,19 @@ def test_token_without_a_usable_exp_names_no_end(token: str) -> None:
     assert expires_at(token, expires_in=None, requested_at=NOW) is None
 
 
+@pytest.mark.parametrize(
+    ("issued_in", "left"),
+    [(600, 1200), (0, 1800), (-600, 1800)],
+    ids=["slow clock here", "same clock", "fast clock here"],
+)
+def test_without_expires_in_a_token_lives_no_longer_than_from_its_iat_to_its_exp(
+    issued_in: float, left: float
+) -> None:
+    now = NOW.timestamp()
+    token = jwt(iat=int(now + issued_in), exp=int(now + 1800))
+    assert expires_at(token, expires_in=None, requested_at=NOW) == NOW + seconds(left)
+
+
 @given(st.text(st.characters(codec="utf-8")) | st.floats().map(json.dumps))
 def test_no_token_text_breaks_the_reading_of_its_exp(text: str) -> None:
     assert jwt_times(text) is None

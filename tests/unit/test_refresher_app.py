@@ -28,6 +28,7 @@ from tests.unit.fakes import (
 from token_broker.errors import (
     ConfigurationError,
     CorruptStoredToken,
+    GrantBlocked,
     InvalidRequest,
     RenewalFailed,
 )
@@ -189,6 +190,13 @@ def test_healed_parameter_is_warned_of(function: Function, output: Output) -> No
     assert function({})["grants"]["deals"] == RENEWED | {"reason": "corrupt_parameter"}
     assert output.lines()[0]["level"] == "WARNING"
     assert {"grant": "deals", "CorruptToken": [1.0]} in metrics(output)
+    assert not any("RenewalFailed" in metric for metric in metrics(output))
+
+
+def test_blocked_grant_is_counted(function: Function, output: Output) -> None:
+    function.broker.store.faults["deals"] = GrantBlocked("leaked on a screen")
+    assert function({})["grants"]["deals"]["state"] == "blocked"
+    assert {"grant": "deals", "Blocked": [1.0]} in metrics(output)
     assert not any("RenewalFailed" in metric for metric in metrics(output))
 
 
