@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,12 +78,34 @@ def call(*script: Scripted, time: float = 60, oversleeps: float = 0, jitter: flo
     return Call(FakePool(*script), time=time, oversleeps=oversleeps, jitter=jitter)
 
 
+SAID = {
+    "timeout": "the token endpoint did not answer in time",
+    "connect": "no connection to the token endpoint",
+    "tls": "TLS failed or was not trusted",
+    "connection": "the connection broke off",
+    "http_(20.|429|5..)": r"the token endpoint answered HTTP \1",
+    "http_(4..)": r"the token endpoint answered HTTP \1 without an OAuth error",
+    "unknown_error": "the token endpoint answered HTTP 400 with an unregistered error code",
+    "redirect": "a redirect (HTTP 30.) is not followed; check TokenUrl",
+    "too_large": "the answer is larger than 64 KiB",
+    "invalid_response": "the answer is no token response: .+",
+} | {
+    code: f"the token endpoint answered {code} (HTTP 40.): {text}"
+    for code, text in OAUTH_ERRORS.items()
+}
+"""What operators read, by reason."""
+
+
 def failure(attempted: Callable[[], object]) -> TokenEndpointError:
     """What a call fails with; whatever it is, it repeats neither secret nor token."""
     with pytest.raises(TokenEndpointError) as caught:
         attempted()
-    assert not leaks(all_said(caught.value))
-    return caught.value
+    error = caught.value
+    assert not leaks(all_said(error))
+    [(reason, said)] = [item for item in SAID.items() if re.fullmatch(item[0], error.reason)][:1]
+    said = re.sub(reason, said, error.reason).replace("(", r"\(").replace(")", r"\)")
+    assert re.fullmatch(said, str(error))
+    return error
 
 
 def test_request_is_exactly_what_enable_documents() -> None:
@@ -345,6 +368,27 @@ def test_nothing_is_read_beyond_64_kib() -> None:
     endless = answer(200, fitting + b" " * MAX_BODY_BYTES)
     assert failure(call(endless)).reason == "too_large"
     assert endless.closed  # so that the rest is not taken for the next answer
+    large = Counted(fitting + b" " * MAX_BODY_BYTES)
+    response = urllib3.HTTPResponse(body=large, status=200, preload_content=False)
+    assert failure(call(response)).reason == "too_large"
+    assert large.bytes_read == MAX_BODY_BYTES + 1
+
+
+class Counted(io.BytesIO):
+    """Counts what was read of it."""
+
+    bytes_read = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.bytes_read += len(data)
+        return data
+
+
+def test_without_time_nothing_is_asked() -> None:
+    asked = call(answer(200, SOUND), time=0)
+    error = failure(asked)
+    assert (error.reason, error.attempts, asked.pool.requests) == ("timeout", 0, [])
 
 
 class Unreadable(io.RawIOBase):

@@ -280,8 +280,6 @@ class ConnectionRun:
         return False
 
     def _renew_unheld(self, todo: list[Found]) -> Iterable[Outcome]:
-        if not todo:
-            return []
         # After a refusal another grant goes first: one that is refused alone must not
         # make the connection look refused for ever.
         refusals = self._known.connection.refusals if self._known.connection else 0
