@@ -1,12 +1,13 @@
 """The embedded AWS as a child process; started by `local.embedded_aws`, not by hand.
 
-Runs ministack in this process with five things changed, none of which a template can see:
+Runs ministack in this process with six things changed, none of which a template can see:
 
 - functions run in a bare interpreter, so that a package of the development environment never
   stands in for a requirement that was forgotten;
 - a scheduler's minute may last fewer seconds, so that a rate(1 minute) schedule really fires
   within a demo or a test;
 - an environment that fails to start takes no other one of its function with it;
+- an environment whose handler raised serves the next request, too, as AWS has it;
 - what each role asks for, and whether IAM allows it, is written to `iam.jsonl` in its folder;
 - the server ends with the process that started it, however that one ended.
 """
@@ -17,11 +18,12 @@ import resource
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
 from ministack import app
-from ministack.core import iam_actions, iam_evaluator
+from ministack.core import iam_actions, iam_evaluator, lambda_runtime
 from ministack.services import apigateway_v1, eventbridge, lambda_svc, scheduler, sts
 
 FACTS: Final = ("Type", "KeyId", "WithDecryption")
@@ -104,6 +106,40 @@ def _end_one_environment_alone() -> None:
     lambda_svc.invalidate_worker = invalidate_on_purpose
 
 
+def _keep_environment_after_an_error() -> None:
+    # This server ends an environment for an error as it does for a time-out, and starts the next
+    # one cold.
+    invoke, end, collect = (
+        lambda_runtime.Worker.invoke,
+        lambda_runtime._signal,
+        lambda_runtime._collect,
+    )
+    here = threading.local()
+
+    def invoke_and_keep(worker: lambda_runtime.Worker, *args: object, **more: object) -> object:
+        here.kept, here.times_out_at = None, time.monotonic() + worker.config.get("Timeout", 30)
+        try:
+            return invoke(worker, *args, **more)
+        finally:
+            here.times_out_at = 0.0
+            if here.kept is not None:
+                worker._proc = here.kept
+
+    def end_late(process: object) -> None:
+        if time.monotonic() < getattr(here, "times_out_at", 0.0):
+            here.kept = process
+        else:
+            end(process)
+
+    def collect_late(process: object, deadline: float) -> None:
+        if process is not getattr(here, "kept", None):
+            collect(process, deadline)
+
+    lambda_runtime.Worker.invoke = invoke_and_keep
+    lambda_runtime._signal = end_late
+    lambda_runtime._collect = collect_late
+
+
 def main() -> None:
     """Serve until the parent ends or SIGTERM comes: ARGV is PYTHON and MINUTE_SECONDS."""
     lambda_python, minute_seconds = sys.argv[1:]
@@ -112,6 +148,7 @@ def main() -> None:
     _shorten_minute(float(minute_seconds))
     _apply_resource_policies()
     _end_one_environment_alone()
+    _keep_environment_after_an_error()
     _record_what_roles_ask_for(Path.home() / "iam.jsonl")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no token in a file
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle: it ends us in order

@@ -87,6 +87,13 @@ def test_one_forbidden_grant_does_not_stop_the_others(renewed: Deployed):
     assert renewed.get("/tokens/deals?min_ttl=10", "user for deals").status == 200
 
 
+def test_environment_of_a_failed_run_serves_the_next_one_as_in_aws(renewed: Deployed):
+    for _ in range(2):
+        assert "errorMessage" in renewed.stack.refresh({"force": True})
+    records = renewed.stack.log_records("token-refresher")
+    assert not [r["cold_start"] for r in records if "cold_start" in r][-1]
+
+
 def test_forced_refresh_returns_a_summary_without_a_token(renewed: Deployed):
     summary = renewed.stack.refresh({"force": True, "grants": ["deals"]})
     assert set(summary) == {"grants"}

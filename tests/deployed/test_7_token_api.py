@@ -255,14 +255,16 @@ def test_all_tokens_deleted_while_20_callers_ask_come_back_by_themselves(renewed
     than the second in which a vendor does not look again, once that token is stored.
     """
     answers: list[tuple[str, datetime, int]] = []
-    all_served = threading.Barrier(21, timeout=60)
+    together = threading.Barrier(21, timeout=60)
+    lasting = f"min_ttl={int(LIFETIME.total_seconds()) + 1}"
 
     def ask(number: int) -> bool:
         grant = STANDARD_GRANTS[number % 4]
         path = f"/tokens/{grant}"
-        while (first := renewed.get(path, "user for all")).status != 200:
+        while (first := renewed.get(f"{path}?{lasting}", "user for all")).status != 200:
             time.sleep(1)
-        all_served.wait()
+        together.wait()
+        together.wait()
         ends = time.monotonic() + 60
         while time.monotonic() < ends:
             begun = datetime.now(UTC)
@@ -273,16 +275,15 @@ def test_all_tokens_deleted_while_20_callers_ask_come_back_by_themselves(renewed
             time.sleep(float(answer.headers.get("retry-after", "0.5")))
         return False
 
+    renewed.enable.token_lifetime = 4 * LIFETIME  # the schedule has nothing to do meanwhile
+    renewed.stack.refresh({"force": True})
+    wait_until(lambda: nothing_is_due(renewed), seconds=30, what="the schedule's own run to end")
     with ThreadPoolExecutor(20) as callers:
         healed = callers.map(ask, range(20))
-        renewed.enable.token_lifetime = 3 * LIFETIME  # the schedule has nothing to do meanwhile
-        renewed.stack.refresh({"force": True})
-        wait_until(
-            lambda: nothing_is_due(renewed), seconds=30, what="the schedule's own run to end"
-        )
+        together.wait()
         asked = len(renewed.enable.token_requests)
         delete_all_tokens(renewed)
-        all_served.wait()
+        together.wait()
         assert all(healed)
     renewed.enable.token_lifetime = LIFETIME
     since = {grant: renewed.stack.stored_since(grant) for grant in STANDARD_GRANTS}
