@@ -48,6 +48,10 @@ def server() -> Iterator[tuple[str, Callable[[bytes], None]]]:
                     connection.settimeout(10)
                     connection.recv(65_536)
                     connection.sendall(answer[0])
+                    # What is not read when a socket closes resets it, the answer included.
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65_536):
+                        pass
 
     def give(data: bytes) -> None:
         answer[0] = data
