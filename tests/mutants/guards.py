@@ -280,7 +280,7 @@ def main() -> int:
     """Take away every guard.
 
     Returns:
-        The exit code: 0 if each one was missed, 1 if not.
+        The exit code: 0 if the tests noticed each one, 1 if not.
     """
     console, unnoticed, tried = Console(), [], 0
     names = tuple(Path(place).name for place in PACKAGES)
@@ -298,13 +298,13 @@ def main() -> int:
                 tried += 1
                 if not is_noticed:
                     unnoticed.append(guard)
-                mark = "[green]missed[/]" if is_noticed else "[bold red]not missed[/]"
-                console.print(f"{mark:8} {kind:13} {guard.file}: ", end="")
+                mark = "[green]noticed[/]" if is_noticed else "[bold red]not noticed[/]"
+                console.print(f"{mark} {kind:13} {guard.file}: ", end="")
                 console.print(guard.text.strip()[:90], markup=False, highlight=False)
         if not are_green(folder, tests):
             console.print("the tests are red without any change: nothing is shown by this")
             return 1
-    console.print(f"{tried - len(unnoticed)} of {tried} guards are missed when they are gone")
+    console.print(f"{tried - len(unnoticed)} of {tried} guards: the tests notice when it is gone")
     return 1 if unnoticed else 0
 
 
