@@ -252,9 +252,10 @@ def test_other_token_than_the_refused_one_is_looked_for_at_once(counter: Counter
 
 
 def test_refused_token_is_not_vended_again_but_has_not_lapsed(counter: Counter) -> None:
-    with pytest.raises(NoLiveToken, match="no other live token yet") as caught:
+    with pytest.raises(NoLiveToken, match=r"^there is no other live token yet$") as caught:
         counter.vendor.vend(asked(other_than=token("deals").fingerprint))
     assert not caught.value.is_lapsed
+    assert caught.value.retry_after == RETRY_AFTER
 
 
 @pytest.mark.parametrize(("left", "is_lapsed"), [(-1, True), (10, False)])
