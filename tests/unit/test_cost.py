@@ -7,11 +7,19 @@ import pytest
 
 from benchmarks import cost
 
-TEMPLATE = (Path(__file__).resolve().parents[2] / "template.yaml").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = (ROOT / "template.yaml").read_text(encoding="utf-8")
 
 
 def test_idle_stack_costs_at_most_three_dollars() -> None:
     assert cost.idle_usd() <= 3
+
+
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
+def test_pages_tell_what_the_idle_stack_costs(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert f"{cost.idle_usd(has_allowance=False):.2f}" in text
+    assert f"{cost.idle_usd():.2f}".rstrip("0") in text
 
 
 def test_model_counts_the_alarms_and_what_the_template_keeps() -> None:
