@@ -334,6 +334,7 @@ def test_oauth_error_is_not_retried_and_its_text_not_passed_on(code: str) -> Non
         ((403, SECRET.encode()), TokenRequestRejected, "http_403"),
         ((404, b""), TokenRequestRejected, "http_404"),
         ((400, {"error": [TOKEN]}), TokenRequestRejected, "http_400"),
+        ((300, b""), InvalidTokenResponse, "redirect"),
         ((302, b"", {"Location": "http://x"}), InvalidTokenResponse, "redirect"),
         ((308, SOUND, {"Location": URL}), InvalidTokenResponse, "redirect"),
         ((201, SOUND), InvalidTokenResponse, "http_201"),
