@@ -2,8 +2,10 @@
 
 Imports nothing of the broker. What it takes for granted is in docs/: a token is due at half its
 lifetime; a run tries a passing failure at most 4 times; a refusal is not repeated for about 1, 2,
-4, 8 and then 15 minutes; a run that was killed is taken for running for 55 seconds; what the vend
-function has read may be a second old where it was no live token.
+4, 8 and then 15 minutes, but where the client is refused, a token with less than two minutes left
+is asked for each time that half of what was left has gone by; a run that was killed is taken for
+running for 55 seconds; what the vend function has read may be a second old where it was no live
+token.
 
 How long an interval of the schedule is, is never measured by the clock: two intervals have
 passed when two refresh runs, one after the other, have ended.
@@ -26,6 +28,7 @@ INFINITY: Final = float("inf")
 HOLD_SECONDS: Final = 55
 LONGEST_HOLD_SECONDS: Final = 900
 CLAIM_SECONDS: Final = 55
+LAST_TRY_SECONDS: Final = 120
 REREAD_SECONDS: Final = 2.0
 """The vend function may remember for a second that there was no live token; and a second's grace,
 because it rounds nothing and we do."""
@@ -660,11 +663,12 @@ class _Checker:
             mine = [request for request in requests if request["scope"] == scope]
             # A change and force wait for no hold, and the platform tries each three times.
             lifted = 1 + 3 * (changes + sum(1 for _ in self._forced(grant, span.begin, span.end)))
+            last = max([_last_tries(state, span) for state in self.states[grant]], default=0)
             most = {
                 "none": fault["attempts"] * runs,
                 "asked": fault["attempts"] * runs,
                 "grant": holds * lifted,
-                "connection": 3 * holds * lifted,
+                "connection": 3 * (holds * lifted + last),
             }[fault["hold"]]
             if len(mine) > most:
                 self._violation(
@@ -752,6 +756,18 @@ def _hides_holds(fault: Entry) -> bool:
 def _hold(request: Entry, in_a_row: int) -> Span:
     seconds = min(HOLD_SECONDS * 2 ** (in_a_row - 1), LONGEST_HOLD_SECONDS)
     return Span(request["at"], request["until"] + seconds + MARGIN)
+
+
+def _last_tries(state: State, span: Span) -> int:
+    """How often its token is asked for within the span because it is about to end."""
+    if state.token is None or not span.meets(state.begin, state.end):
+        return 0
+    ends: float = state.token["expires_at"]
+    left, tries = min(LAST_TRY_SECONDS, ends - span.begin), 0
+    while left > max(ends - span.end, 0):
+        tries += 1
+        left -= max(left / 2, 2) - MARGIN
+    return tries
 
 
 def _ended(state: State, end: float) -> State:

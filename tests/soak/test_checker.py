@@ -176,6 +176,8 @@ def test_record_of_a_soak_that_did_not_begin_is_refused():
         check([{"kind": "end", "at": T0}])
 
 
+REFUSED_CLIENT = fault("Enable refuses the client", 40, 46, number=3, hold="connection")
+
 VIOLATIONS = {
     "expired: vended after its end": ("expired", [vended(41, "one", 40.5, expires_in=0)]),
     "expired: promised for longer than it lives": (
@@ -245,6 +247,10 @@ VIOLATIONS = {
             failed(41, fault=3),
             failed(45, fault=3),
         ],
+    ),
+    "requests: a refused client asked in every run": (
+        "requests",
+        [REFUSED_CLIENT, *(failed(41 + n / 10, fault=3) for n in range(7))],
     ),
 }
 
@@ -320,6 +326,14 @@ def test_runs_that_cannot_read_a_hold_may_meet_the_refusal_once_each():
     ]
     assert check(record).violations == []
     assert check([*record, *(failed(45.5 + n / 100, fault=3) for n in range(4))]).violations
+
+
+def test_token_about_to_end_may_be_asked_for_though_the_client_is_refused():
+    tries = [failed(at / 10, fault=3) for at in (410, 411, 412, 440, 441, 442)]  # three secrets
+    assert check([*sound(), REFUSED_CLIENT, *tries]).violations == []
+    before = [e for e in sound() if e.get("fingerprint") != "two"]
+    lasting = [issue(30.1, "two", lifetime=800), stored(30.2, "two", lifetime=800, version=2)]
+    assert check([*before, *lasting, REFUSED_CLIENT, *tries]).violations
 
 
 def test_changed_secret_ends_a_hold():

@@ -21,6 +21,7 @@ from token_refresher.holds import (
     ParameterHoldStore,
     hold_after_refusal,
     hold_as_asked,
+    hold_of_last_try,
 )
 
 if TYPE_CHECKING:
@@ -106,6 +107,16 @@ def test_hold_by_a_clock_that_was_fast_covers_nothing_until_it_is_within_the_lon
     hold = Hold(reason="x", refusals=1, until=NOW + LONGEST_HOLD, depends_on="key")
     assert hold.covers(NOW, "key")
     assert not hold.covers(NOW - seconds(1), "key")
+
+
+@pytest.mark.parametrize(("left", "length"), [(120, 60), (5, 2.5), (4, 2), (3, 2), (0.5, 2)])
+def test_hold_after_a_last_try_is_half_of_what_is_left(left: float, length: float) -> None:
+    hold = hold_of_last_try(
+        reason="invalid_client", now=NOW, depends_on="key", expires_at=NOW + seconds(left)
+    )
+    assert hold == Hold(
+        reason="invalid_client", refusals=0, until=NOW + seconds(length), depends_on="key"
+    )
 
 
 @pytest.mark.parametrize(

@@ -573,6 +573,39 @@ def test_token_about_to_end_has_a_last_try_in_spite_of_another_grants_refusal(
     assert states(broker.run(RefreshRequest(grants=("users",)))) == {"users": state}
 
 
+def refused_and_about_to_end() -> Broker:
+    """A connection that is refused, and one token with two minutes left."""
+    broker = Broker(grants={name: Grant(scope=(f"read:{name}",)) for name in ("deals", "users")})
+    del broker.store.tokens["deals"]
+    broker.endpoint.refused_secrets[SECRET] = "invalid_client"
+    broker.run(DEALS)
+    broker.store.tokens["users"] = stored("u", left=120, age=9000, scope=("read:users",))
+    return broker
+
+
+def test_last_tries_are_few_however_many_runs_are_started() -> None:
+    broker = refused_and_about_to_end()
+    asked_at = []
+    for second in range(120):
+        before = len(broker.endpoint.requests)
+        broker.run(RefreshRequest(grants=("users",)))
+        if len(broker.endpoint.requests) > before:
+            asked_at.append(second)
+        broker.clock.wind(1)
+    assert asked_at == [0, 60, 90, 105, 112, 116, 118]
+
+
+@pytest.mark.parametrize("second", [1, 59, 61, 100, 117])
+def test_client_that_is_known_again_is_noticed_before_a_token_ends(second: int) -> None:
+    broker = refused_and_about_to_end()
+    for now in range(121):
+        if now == second:
+            broker.endpoint.refused_secrets.clear()
+        broker.run()
+        assert broker.store.tokens["users"].is_live(broker.clock())
+        broker.clock.wind(1)
+
+
 def test_deferral_forgets_no_refusal(empty: Broker) -> None:
     empty.endpoint.refused_secrets[SECRET] = "invalid_client"
     minutes_of_requests(empty, until=7)

@@ -75,6 +75,16 @@ def hold_after_refusal(
     return Hold(reason=reason, refusals=refusals, until=now + length, depends_on=depends_on)
 
 
+def hold_of_last_try(*, reason: str, now: datetime, depends_on: str, expires_at: datetime) -> Hold:
+    """The hold on one grant after a last try: half of what is left of its token, at least 2 s.
+
+    So a handful of tries are made, however many runs are started, and the last of them
+    seconds before the token's end.
+    """
+    length = max((expires_at - now) / 2, timedelta(seconds=2))
+    return Hold(reason=reason, refusals=0, until=now + length, depends_on=depends_on)
+
+
 def hold_as_asked(*, reason: str, now: datetime, retry_after: timedelta) -> Hold:
     """The hold that a `Retry-After` asks for, cut to LONGEST_HOLD."""
     return Hold(

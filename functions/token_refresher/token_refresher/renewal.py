@@ -21,7 +21,14 @@ from token_broker.errors import (
 from token_broker.grants import Grant
 from token_broker.models import StoredToken, TokenRequest, fingerprint, rfc3339
 from token_refresher.credentials import CURRENT, FALLBACK_STAGES
-from token_refresher.holds import LAST_TRY, Hold, Holds, hold_after_refusal, hold_as_asked
+from token_refresher.holds import (
+    LAST_TRY,
+    Hold,
+    Holds,
+    hold_after_refusal,
+    hold_as_asked,
+    hold_of_last_try,
+)
 from token_refresher.outcomes import Outcome, State
 from token_refresher.token_endpoint import Issued
 
@@ -320,6 +327,14 @@ class ConnectionRun:
             )
             outcome = replace(outcome, retry_at=hold.until)
             self._holds = replace(self._holds, connection=hold)
+            if ends := self._end_of_last_try(found):
+                last = hold_of_last_try(
+                    reason=outcome.reason,
+                    now=self._tools.now(),
+                    depends_on=self._key(found.grant.scope),
+                    expires_at=ends,
+                )
+                self._holds = self._holds.with_grant(found.name, last)
         elif self._holds.connection is self._known.connection and outcome.state in _ACCEPTED:
             self._holds = replace(self._holds, connection=None)
         return outcome, is_rejected
@@ -419,15 +434,18 @@ class ConnectionRun:
     def _hold_on(self, found: Found) -> Hold | None:
         now = self._tools.now()
         connection, grant = self._known.connection, self._known.grants.get(found.name)
-        expires_at = found.token.expires_at if found.token else None
-        is_last_try = expires_at is not None and now < expires_at <= now + LAST_TRY
         # One grant's refusals must not let another's token go without a last try of its own.
-        is_ignored = connection is not None and connection.depends_on and is_last_try
+        is_ignored = connection and connection.depends_on and self._end_of_last_try(found)
         if connection and not is_ignored and connection.covers(now, self._key()):
             return connection
         if grant and grant.covers(now, self._key(found.grant.scope)):
             return grant
         return None
+
+    def _end_of_last_try(self, found: Found) -> datetime | None:
+        """When a token that is about to end does; None for any other."""
+        now, ends = self._tools.now(), found.token.expires_at if found.token else None
+        return ends if ends is not None and now < ends <= now + LAST_TRY else None
 
     def _key(self, scope: tuple[str, ...] = ()) -> str:
         """What a refusal depends on: the current secret, the endpoint and the scope."""
