@@ -65,12 +65,15 @@ def holds(hold: str, claimed_by: str = "") -> str:
         pytest.param(HOLDS, holds(f'["{TOKEN}", 0, 1740830490, ""]'), id="token for a reason"),
         pytest.param(HOLDS, holds(f'["{"é" * 2_000}", 0, 1740830490, ""]'), id="reason of pages"),
         pytest.param(HOLDS, holds("null", "é" * 2_000), id="claim by a name of pages"),
-        pytest.param(
-            HOLDS,
-            holds('["invalid_scope", 0, 1740831302, ""]', "another").replace(
-                '"claimed_at": 0', '"claimed_at": 1740830400'
-            ),
-            id="hold just beyond the longest, behind a claim",
+        *(
+            pytest.param(
+                HOLDS,
+                holds(f'["invalid_scope", 0, {1740830400 + late}, ""]', "another").replace(
+                    '"claimed_at": 0', '"claimed_at": 1740830400'
+                ),
+                id=f"hold of {late} seconds, behind a claim",
+            )
+            for late in (902, 957, 1_500)
         ),
     ],
 )
