@@ -176,7 +176,9 @@ def test_record_of_a_soak_that_did_not_begin_is_refused():
         check([{"kind": "end", "at": T0}])
 
 
-REFUSED_CLIENT = fault("Enable refuses the client", 40, 46, number=3, hold="connection")
+REFUSED_CLIENT = fault(
+    "Enable refuses the client", 40, 46, number=3, hold="connection", what="`invalid_client`"
+)
 
 VIOLATIONS = {
     "expired: vended after its end": ("expired", [vended(41, "one", 40.5, expires_in=0)]),
@@ -251,6 +253,13 @@ VIOLATIONS = {
     "requests: a refused client asked in every run": (
         "requests",
         [REFUSED_CLIENT, *(failed(41 + n / 10, fault=3) for n in range(7))],
+    ),
+    "requests: a grant type that Enable refuses tried with each version of the secret": (
+        "requests",
+        [
+            REFUSED_CLIENT | {"what": "`unsupported_grant_type`"},
+            *(failed(41 + n / 10, fault=3) for n in range(3)),
+        ],
     ),
 }
 
