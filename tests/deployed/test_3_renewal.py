@@ -71,6 +71,7 @@ def test_schedule_renews_before_expiry_and_the_predecessor_is_served_until_then(
         while time.monotonic() - began < 2.2 * LIFETIME.total_seconds():
             answer = renewed.get("/tokens/activity", "role for all")
             assert answer.status == 200
+            assert int(answer.body["expires_in"]) >= 1
             seen.add(answer.access_token)
             time.sleep(0.1)
     assert len(seen) >= 3
