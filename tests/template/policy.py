@@ -61,7 +61,7 @@ class Resolver:
                 return not self._holds(denied)
             case {"Fn::Equals": [left, right]}:
                 return str(self.resolve(left)) == str(self.resolve(right))
-        raise NotImplementedError(rule)
+        raise ValueError(f"a rule that nobody has taught this evaluator: {rule}")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _matches(operator: str, actual: str | None, wanted: list[str]) -> bool:
             return actual in wanted
         case "StringNotEquals":
             return actual not in wanted
-    raise NotImplementedError(operator)
+    raise ValueError(f"an operator that nobody has taught this evaluator: {operator}")
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def matches(statement: dict, call: Call) -> bool:
     for operator, keys in statement.get("Condition", {}).items():
         for key, wanted in keys.items():
             if operator not in {"StringEquals", "StringLike"}:
-                raise NotImplementedError(operator)
+                raise ValueError(f"an operator that nobody has taught this evaluator: {operator}")
             is_pattern = operator == "StringLike"
             if key not in present:
                 return False
