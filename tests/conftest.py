@@ -1,5 +1,6 @@
 """What several tiers of tests share."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,12 @@ __all__ = ["NASTY_SECRET", "pytest_runtest_makereport"]
 
 UNCOVERED = {"deployed", "simulation", "fuzz", "soak", "template", "mutants"}
 """Their code runs in other processes, or again and again what examples have shown already."""
+
+
+# A shell that puts a job into the background has it ignore Ctrl-C, and whatever it starts: then no
+# test could interrupt what it has started.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
