@@ -55,8 +55,8 @@ fuzz: .venv/.installed .venv-mutants/.installed ## Inputs of other hands (COUNT=
 	@nice -n 15 .venv-mutants/bin/python -m tests.fuzz --count $(or $(COUNT),100000) --seed $(or $(SEED),1)
 
 .PHONY: mutants
-mutants: .venv/.installed .venv-mutants/.installed ## Take away each guard, then mutate the code: the unit tests must notice
-	@nice -n 15 $(PYTHON) -m tests.mutants.guards
+mutants: .venv/.installed .venv-mutants/.installed ## Take away each guard, then mutate the code (or MODULES alone): the unit tests must notice
+	@$(if $(MODULES),,nice -n 15 $(PYTHON) -m tests.mutants.guards)
 	@nice -n 15 .venv-mutants/bin/python -m tests.mutants $(MODULES)
 
 .PHONY: lint

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.soak.record import read
+
 type Entry = Mapping[str, Any]
 
 INFINITY: Final = float("inf")
@@ -800,9 +802,19 @@ def _in_sequence(runs: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
             yield first, second
 
 
-if __name__ == "__main__":
-    from tests.soak.record import read
-
-    result = check(read(Path(sys.argv[1])))
+def main(arguments: Sequence[str]) -> int:
+    """Judge a file; 0, or 1 if a promise was not kept, or 2 if it cannot be judged."""
+    if len(arguments) != 1:
+        print("usage: python -m tests.soak.checker RECORD.jsonl", file=sys.stderr)  # noqa: T201
+        return 2
+    try:
+        result = check(read(Path(arguments[0])))
+    except (OSError, ValueError) as error:
+        print(f"{arguments[0]} is no record of a soak: {error}", file=sys.stderr)  # noqa: T201
+        return 2
     print(result.text())  # noqa: T201
-    sys.exit(1 if result.violations else 0)
+    return 1 if result.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

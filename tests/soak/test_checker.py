@@ -4,6 +4,7 @@ The sound record: one grant, tokens of 40 seconds, due after 20; runs every 5 se
 """
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -382,6 +383,27 @@ def test_killed_run_explains_a_lost_token_and_its_claim():
     record = [e for e in sound() if e.get("fingerprint") != "two"]
     kill = fault("the refresher is killed", 30, 31, number=2, forced=False)
     assert check([*record, kill, issue(30.2, "lost")]).violations == []
+
+
+@pytest.mark.parametrize("text", [None, "", "no JSON", '{"kind": "end", "at": 1}'])
+def test_file_that_is_no_record_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None
+):
+    file = tmp_path / "record.jsonl"
+    if text is not None:
+        file.write_text(text)
+    assert checker.main([str(file)]) == 2
+    assert capsys.readouterr().err.startswith(f"{file} is no record of a soak: ")
+    assert checker.main([]) == 2
+
+
+def test_file_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "record.jsonl"
+    file.write_text("\n".join(map(json.dumps, sound())))
+    assert checker.main([str(file)]) == 0
+    assert "0 violations" in capsys.readouterr().out
+    file.write_text("\n".join(map(json.dumps, [*sound(), request(10, 503)])))
+    assert checker.main([str(file)]) == 1
 
 
 def test_checker_imports_nothing_of_the_broker():
