@@ -25,11 +25,11 @@ from token_broker.grants import load_grants
 from token_broker.models import StoredToken
 from token_broker.token_store import ParameterTokenStore
 from token_refresher.credentials import SecretReader
-from token_refresher.deadline import PoolManager
+from token_refresher.enable.deadline import PoolManager
+from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.holds import ParameterHoldStore
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
-from token_refresher.token_endpoint import TokenEndpoint
 from token_vendor.vend import Vendor, VendRequest
 
 VENDS: Final = 10_000

@@ -24,7 +24,7 @@ from broker_cli.options import Grants, StackName, examples, help_of, read_grants
 from token_broker.aws import describe_fault
 from token_broker.grants import DEFAULT_CONNECTION
 from token_refresher.credentials import CURRENT, ClientCredentials
-from token_refresher.validation import validate_json
+from token_refresher.enable.validation import validate_json
 
 if TYPE_CHECKING:
     from types_boto3_secretsmanager import SecretsManagerClient

@@ -12,9 +12,9 @@ from token_broker.errors import TokenEndpointError
 from token_broker.grants import DEFAULT_CONNECTION, Grant, GrantsFile
 from token_broker.models import TokenRequest
 from token_refresher.credentials import ClientCredentials
-from token_refresher.deadline import PoolManager
+from token_refresher.enable.deadline import PoolManager
+from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.renewal import CONNECTION_REJECTIONS, accept
-from token_refresher.token_endpoint import TokenEndpoint
 
 PATIENCE: Final = timedelta(seconds=30)
 """For all of a trial; less than an operator's own."""

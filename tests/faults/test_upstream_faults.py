@@ -44,13 +44,13 @@ from token_broker.aws import describe_fault
 from token_broker.errors import TokenEndpointError
 from token_broker.grants import Grant
 from token_broker.models import StoredToken, TokenRequest
-from token_refresher import token_endpoint
 from token_refresher.credentials import CURRENT, ClientCredentials, SecretVersion
-from token_refresher.deadline import PoolManager
+from token_refresher.enable import endpoint as endpoint_module
+from token_refresher.enable.deadline import PoolManager
+from token_refresher.enable.endpoint import Issued, TokenEndpoint
 from token_refresher.holds import Holds
 from token_refresher.outcomes import State
 from token_refresher.refresh import Refresher
-from token_refresher.token_endpoint import Issued, TokenEndpoint
 from token_vendor import app as vendor_app
 
 HURRIED_SECONDS: Final = 0.2
@@ -277,8 +277,8 @@ def broker(
 ) -> Iterator[Broker]:
     if row.is_hurried:
         hurried = timedelta(seconds=HURRIED_SECONDS)
-        monkeypatch.setattr(token_endpoint, "CONNECT_TIMEOUT", hurried)
-        monkeypatch.setattr(token_endpoint, "ATTEMPT_TIMEOUT", hurried)
+        monkeypatch.setattr(endpoint_module, "CONNECT_TIMEOUT", hurried)
+        monkeypatch.setattr(endpoint_module, "ATTEMPT_TIMEOUT", hurried)
     waits: list[float] = []
     clock = Clock()
     with _url_of(row, certificates, monkeypatch) as (url, server):

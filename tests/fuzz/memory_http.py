@@ -1,7 +1,7 @@
 """HTTP from memory: the functions' own client and parser, and the bytes of a made-up server.
 
 Only the socket is replaced. What reads the bytes is what reads them in Lambda: `http.client`,
-urllib3, and the connections of `token_refresher.deadline`.
+urllib3, and the connections of `token_refresher.enable.deadline`.
 """
 
 import io

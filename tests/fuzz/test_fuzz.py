@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.fuzz import inputs
 from tests.fuzz.targets import TARGETS, Target, check_answer
-from token_refresher.deadline import PoolManager
+from token_refresher.enable.deadline import PoolManager
 
 
 def always_the_same(number: int) -> settings:

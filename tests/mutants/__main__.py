@@ -32,13 +32,13 @@ MODULES: Final = {
     "token_vendor.api_event": ("test_api_event", "test_vendor_app"),
     "token_vendor.vend": ("test_vend", "test_vendor_app"),
     "token_refresher.credentials": ("test_credentials",),
-    "token_refresher.deadline": ("test_deadline",),
+    "token_refresher.enable.deadline": ("test_enable_deadline",),
     "token_refresher.holds": ("test_holds",),
     "token_refresher.refresh": _RUN[:2],
     "token_refresher.refresh_request": ("test_refresh_request",),
     "token_refresher.renewal": _RUN,
-    "token_refresher.token_endpoint": ("test_token_endpoint",),
-    "token_refresher.validation": ("test_validation",),
+    "token_refresher.enable.endpoint": ("test_enable_endpoint",),
+    "token_refresher.enable.validation": ("test_enable_validation",),
 }
 """What is mutated, and the tests that have to kill it."""
 

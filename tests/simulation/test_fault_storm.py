@@ -27,11 +27,11 @@ from token_broker.errors import NoLiveToken
 from token_broker.grants import Grant
 from token_broker.token_store import ParameterTokenStore
 from token_refresher.credentials import SecretReader
+from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.holds import ParameterHoldStore
 from token_refresher.outcomes import State
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
-from token_refresher.token_endpoint import TokenEndpoint
 from token_vendor.vend import Vendor, VendRequest
 
 FAULT_RATE = 0.3

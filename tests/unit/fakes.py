@@ -25,12 +25,12 @@ from token_broker.errors import GrantBlocked, TokenRequestRejected
 from token_broker.grants import DEFAULT_CONNECTION, Grant
 from token_broker.models import StoredToken, TokenRequest, TokenResponse
 from token_refresher.credentials import CURRENT, ClientCredentials, SecretVersion
+from token_refresher.enable.endpoint import Issued
 from token_refresher.holds import Hold, Holds
 from token_refresher.outcomes import Outcome, causes_of_failure
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
 from token_refresher.renewal import Endpoint, HoldStore, Secrets, TokenStore
-from token_refresher.token_endpoint import Issued
 from token_vendor.vend import TokenReader
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from token_broker.expiry import MAX_LIFETIME, is_due
 from token_broker.grants import Grant
 from token_broker.models import StoredToken, TokenResponse
 from token_broker.token_store import ParameterTokenStore
+from token_refresher.enable.endpoint import Issued
 from token_refresher.renewal import CONNECTION_REJECTIONS, MIN_LIFETIME, accept
-from token_refresher.token_endpoint import Issued
 from token_vendor.vend import Vendor, VendRequest
 
 if TYPE_CHECKING:

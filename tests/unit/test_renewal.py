@@ -30,11 +30,11 @@ from token_broker.errors import (
 )
 from token_broker.grants import Grant
 from token_broker.models import TokenResponse
+from token_refresher.enable.endpoint import Issued
 from token_refresher.holds import Hold, Holds
 from token_refresher.outcomes import State, causes_of_failure
 from token_refresher.refresh_request import RefreshRequest
 from token_refresher.renewal import CONNECTION_REJECTIONS, accept
-from token_refresher.token_endpoint import Issued
 
 FORCED = RefreshRequest(force=True)
 CHANGED = RefreshRequest(changed_secret=SECRET_PREFIX + "default")

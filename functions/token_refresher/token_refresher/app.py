@@ -23,13 +23,13 @@ from token_broker.metrics import emit
 from token_broker.models import rfc3339
 from token_broker.token_store import ParameterTokenStore
 from token_refresher.credentials import SecretReader
-from token_refresher.deadline import PoolManager
+from token_refresher.enable.deadline import PoolManager
+from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.holds import ParameterHoldStore
 from token_refresher.outcomes import Outcome, State, causes_of_failure
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
 from token_refresher.renewal import CORRUPT
-from token_refresher.token_endpoint import TokenEndpoint
 
 SERVICE: Final = "token-refresher"
 TIME_TO_REPORT: Final = timedelta(seconds=2)

@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from token_broker.grants import GRANTS_FILE, GrantsFile
-from token_refresher.validation import fault_texts
+from token_refresher.enable.validation import fault_texts
 
 _ADAPTER: Final = TypeAdapter(GrantsFile)
 _TOO_DEEP: Final = "nested too deeply"

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from token_broker.errors import ConfigurationError
 from token_broker.models import TokenRequest
-from token_refresher.validation import validate_json
+from token_refresher.enable.validation import validate_json
 
 if TYPE_CHECKING:
     from types_boto3_secretsmanager import SecretsManagerClient

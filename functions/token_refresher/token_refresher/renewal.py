@@ -21,6 +21,7 @@ from token_broker.errors import (
 from token_broker.grants import Grant
 from token_broker.models import StoredToken, TokenRequest, fingerprint, rfc3339
 from token_refresher.credentials import CURRENT, FALLBACK_STAGES
+from token_refresher.enable.endpoint import Issued
 from token_refresher.holds import (
     LAST_TRY,
     Hold,
@@ -30,7 +31,6 @@ from token_refresher.holds import (
     hold_of_last_try,
 )
 from token_refresher.outcomes import Outcome, State
-from token_refresher.token_endpoint import Issued
 
 TIME_TO_RENEW: Final = timedelta(seconds=15)
 """A renewal is not begun with less left of the invocation: a throttled write takes its time."""

@@ -19,8 +19,8 @@ from token_broker.errors import (
     TokenRequestRejected,
 )
 from token_broker.models import OAuthError, TokenRequest, TokenResponse
-from token_refresher.deadline import deadline
-from token_refresher.validation import validate_json
+from token_refresher.enable.deadline import deadline
+from token_refresher.enable.validation import validate_json
 
 MAX_BODY_BYTES: Final = 65_536
 CONNECT_TIMEOUT: Final = timedelta(seconds=3)

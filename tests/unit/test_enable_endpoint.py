@@ -39,10 +39,10 @@ from token_broker.errors import (
     TokenRequestRejected,
 )
 from token_broker.models import TokenResponse
-from token_refresher import token_endpoint
-from token_refresher.deadline import deadline
-from token_refresher.token_endpoint import MAX_BODY_BYTES, OAUTH_ERRORS, Issued, TokenEndpoint
-from token_refresher.token_endpoint import parse_retry_after as retry_after
+from token_refresher.enable import endpoint as endpoint_module
+from token_refresher.enable.deadline import deadline
+from token_refresher.enable.endpoint import MAX_BODY_BYTES, OAUTH_ERRORS, Issued, TokenEndpoint
+from token_refresher.enable.endpoint import parse_retry_after as retry_after
 
 SOUND: dict[str, Any] = {"access_token": TOKEN, "token_type": "bearer", "expires_in": 3600}
 BUSY = 503
@@ -287,7 +287,7 @@ def test_answer_that_drips_beyond_its_deadline_is_a_timeout(
         assert deadlines[-1].wait(timeout=10)
         return ending()
 
-    monkeypatch.setattr(token_endpoint, "deadline", remembered)
+    monkeypatch.setattr(endpoint_module, "deadline", remembered)
     error = failure(call(drip, time=0.02))
     assert isinstance(error, TokenEndpointUnavailable)
     assert (error.reason, error.attempts) == ("timeout", 1)

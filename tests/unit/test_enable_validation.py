@@ -6,7 +6,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from tests.unit.fakes import SECRET, TOKEN, all_said, leaks
-from token_refresher.validation import validate_json
+from token_refresher.enable.validation import validate_json
 
 
 @dataclass(frozen=True)

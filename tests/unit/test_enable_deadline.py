@@ -14,8 +14,8 @@ import pytest
 from urllib3.connection import HTTPConnection
 
 from tests.unit.fakes import seconds
-from token_refresher import deadline as module
-from token_refresher.deadline import PoolManager, deadline
+from token_refresher.enable import deadline as module
+from token_refresher.enable.deadline import PoolManager, deadline
 
 SOON = seconds(0.02)
 LATE = seconds(30)

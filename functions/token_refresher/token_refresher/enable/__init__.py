@@ -1,0 +1,1 @@
+"""All that knows Enable's token endpoint: the request, its deadline, what counts as a token."""
