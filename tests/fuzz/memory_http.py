@@ -10,7 +10,7 @@ from typing import Any
 import urllib3
 from urllib3.connection import HTTPConnection
 
-from token_refresher import deadline
+from token_refresher.enable import deadline
 
 
 class _MemorySocket:
