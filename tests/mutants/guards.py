@@ -22,7 +22,7 @@ _MODELS: Final = ("models.py", ("test_models.py",))
 _VEND: Final = ("vend.py", ("test_vend.py",))
 _EVENT: Final = ("api_event.py", ("test_api_event.py", "test_vendor_app.py"))
 _RENEWAL: Final = ("renewal.py", ("test_renewal.py", "test_laws.py"))
-_ENDPOINT: Final = ("enable/endpoint.py", ("test_enable_endpoint.py",))
+_ENDPOINT: Final = ("token_refresher/enable/endpoint.py", ("test_enable_endpoint.py",))
 _HIDDEN: Final = "field(repr=False)"
 _SHOWN: Final = "field()"
 
@@ -150,7 +150,7 @@ MASKING: Final = [
         ('f"unexpected {type(error).__name__}; please report it"', "str(error)"),
     ),
     *_of(
-        ("enable/validation.py", ("test_enable_validation.py",)),
+        ("token_refresher/enable/validation.py", ("test_enable_validation.py",)),
         ('"not valid JSON" if kind == "json_invalid" else message', "message"),
         (
             "        faults = fault_texts(error)\n",
