@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from benchmarks import cost
+from benchmarks.cost.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = (ROOT / "template.yaml").read_text(encoding="utf-8")
@@ -62,3 +64,30 @@ def test_vends_are_read_from_the_store_no_more_than_once_a_minute_in_each_enviro
 
 def test_table_has_a_row_for_every_size() -> None:
     assert len(cost.rows()) == 1 + len(cost.GRANTS) * len(cost.VENDS)
+
+
+def test_command_prints_the_totals_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    with patch("sys.argv", ["cost", "--grants", "50", "--vends", "100,000"]):
+        assert main() == 0
+    printed = capsys.readouterr().out
+    for items in (cost.broker(50, 100_000), cost.secret_in_every_service(50)):
+        for has_allowance in (True, False):
+            total = sum(cost.usd(items, has_allowance=has_allowance).values())
+            assert f"{total:,.2f}" in printed
+
+
+@pytest.mark.parametrize("count", ["-1", "many", "1.5", ""])
+def test_command_refuses_what_is_no_whole_number(
+    count: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with patch("sys.argv", ["cost", "--grants", count]), pytest.raises(SystemExit, match="2"):
+        main()
+    assert "a whole number, such as 500 or 100,000" in capsys.readouterr().err
+
+
+def test_plot_in_the_docs_is_what_the_command_draws(tmp_path: Path) -> None:
+    with patch("sys.argv", ["cost", "--plot", str(tmp_path / "cost.svg")]):
+        assert main() == 0
+    drawn = (tmp_path / "cost.svg").read_text(encoding="utf-8")
+    assert drawn == (ROOT / "docs/images/cost.svg").read_text(encoding="utf-8")
+    assert "<script" not in drawn
