@@ -43,11 +43,12 @@ from tests.faults.fault_table import SOUND, UPSTREAM_FAULTS, Hold, UpstreamFault
 from token_broker.aws import describe_fault
 from token_broker.errors import TokenEndpointError
 from token_broker.grants import Grant
-from token_broker.models import StoredToken, TokenRequest
+from token_broker.models import StoredToken
 from token_refresher.credentials import CURRENT, ClientCredentials, SecretVersion
 from token_refresher.enable import endpoint as endpoint_module
 from token_refresher.enable.deadline import PoolManager
-from token_refresher.enable.endpoint import Issued, TokenEndpoint
+from token_refresher.enable.endpoint import TokenEndpoint
+from token_refresher.enable.models import Issued, TokenRequest
 from token_refresher.holds import Holds
 from token_refresher.outcomes import State
 from token_refresher.refresh import Refresher

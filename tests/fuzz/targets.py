@@ -62,10 +62,10 @@ from token_broker.token_store import ParameterTokenStore
 from token_refresher import app as refresher_app
 from token_refresher.check_grants import faults
 from token_refresher.credentials import SecretReader
+from token_refresher.enable.acceptance import accept
 from token_refresher.enable.deadline import PoolManager
 from token_refresher.enable.endpoint import LONGEST_WAIT, MAX_ATTEMPTS, TokenEndpoint
 from token_refresher.holds import CLAIM_LASTS, LONGEST_HOLD, Holds, ParameterHoldStore
-from token_refresher.renewal import accept
 from token_vendor import app as vendor_app
 from token_vendor.refresh_starter import RefreshStarter
 from token_vendor.vend import Vendor

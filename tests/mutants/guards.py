@@ -18,10 +18,18 @@ type Edit = tuple[str, str]
 
 _CALLERS: Final = ("callers.py", ("test_callers.py",))
 _EXPIRY: Final = ("expiry.py", ("test_expiry.py", "test_laws.py"))
-_MODELS: Final = ("models.py", ("test_models.py",))
+_MODELS: Final = ("models.py", ("test_models.py", "test_enable_models.py"))
 _VEND: Final = ("vend.py", ("test_vend.py",))
 _EVENT: Final = ("api_event.py", ("test_api_event.py", "test_vendor_app.py"))
 _RENEWAL: Final = ("renewal.py", ("test_renewal.py", "test_laws.py"))
+_ENABLE_MODELS: Final = (
+    "token_refresher/enable/models.py",
+    ("test_enable_models.py", "test_models.py"),
+)
+_ACCEPTANCE: Final = (
+    "token_refresher/enable/acceptance.py",
+    ("test_enable_acceptance.py", "test_laws.py"),
+)
 _ENDPOINT: Final = ("token_refresher/enable/endpoint.py", ("test_enable_endpoint.py",))
 _HIDDEN: Final = "field(repr=False)"
 _SHOWN: Final = "field()"
@@ -90,10 +98,10 @@ AUTHORISATION: Final = [
     *_of(
         _MODELS,
         ("if (reason := _block_reason(text)) is not None:", "if reason := None:"),
-        ("_VISIBLE_ASCII.fullmatch(self.access_token)", "_VISIBLE_ASCII.match(self.access_token)"),
-        ('if self.token_type.lower() != "bearer":', "if False:"),
+        ("_VISIBLE_ASCII.fullmatch(", "_VISIBLE_ASCII.match("),
     ),
-    *_of(_RENEWAL, ("    if answered != set(scope):", "    if False:")),
+    *_of(_ENABLE_MODELS, ('if self.token_type.lower() != "bearer":', "if False:")),
+    *_of(_ACCEPTANCE, ("    if granted != set(scope):", "    if False:")),
     *_of(
         ("refresh.py", ("test_refresh.py",)),
         (
@@ -117,12 +125,17 @@ AUTHORISATION: Final = [
 
 MASKING: Final = [
     *_of(
-        _MODELS,
+        _ENABLE_MODELS,
         (f"client_secret: str = {_HIDDEN}", f"client_secret: str = {_SHOWN}"),
+        (f"access_token: str = {_HIDDEN}", f"access_token: str = {_SHOWN}"),
         (
-            f"class TokenResponse:*access_token: str = {_HIDDEN}",
-            f"class TokenResponse:*access_token: str = {_SHOWN}",
+            "error_description: object = field(default=None, repr=False)",
+            "error_description: object = None",
         ),
+        ("error_uri: object = field(default=None, repr=False)", "error_uri: object = None"),
+    ),
+    *_of(
+        _MODELS,
         (
             f"class StoredToken:*access_token: str = {_HIDDEN}",
             f"class StoredToken:*access_token: str = {_SHOWN}",
@@ -131,11 +144,6 @@ MASKING: Final = [
             f"class VendedToken:*access_token: str = {_HIDDEN}",
             f"class VendedToken:*access_token: str = {_SHOWN}",
         ),
-        (
-            "error_description: object = field(default=None, repr=False)",
-            "error_description: object = None",
-        ),
-        ("error_uri: object = field(default=None, repr=False)", "error_uri: object = None"),
         ("return hashlib.sha256(token.encode()).hexdigest()[:12]", "return token"),
         ("return value if _VERSION_ID.fullmatch(value) else", "return value if True else"),
     ),
@@ -194,8 +202,8 @@ EXPIRY: Final = [
             "timedelta() < token.expires_at - token.issued_at <= MAX_LIFETIME",
             "token.expires_at - token.issued_at <= MAX_LIFETIME",
         ),
-        ("and int(self.expires_in) <= 0", "and False"),
     ),
+    *_of(_ENABLE_MODELS, ("and int(self.expires_in) <= 0", "and False")),
     *_of(
         _EXPIRY,
         ("        ends.append(jwt.expires_at)\n", "        pass\n"),
@@ -216,11 +224,11 @@ EXPIRY: Final = [
         ("        if token and token.is_live(now):", "        if token:"),
     ),
     *_of(
-        _RENEWAL,
+        _ACCEPTANCE,
         ("    if expires_at - max(now, issued_at) <= MIN_LIFETIME:", "    if False:"),
         ("    if expires_at is None:", "    if False:"),
-        ("token.expires_at <= found.token.expires_at", "False"),
     ),
+    *_of(_RENEWAL, ("token.expires_at <= found.token.expires_at", "False")),
     *_of(
         ("token_store.py", ("test_token_store.py", "test_laws.py")),
         ("if between.expires_at <= token.expires_at:", "if True:"),

@@ -23,9 +23,9 @@ from botocore.exceptions import ClientError
 from token_broker.aws import describe_fault
 from token_broker.errors import GrantBlocked, TokenRequestRejected
 from token_broker.grants import DEFAULT_CONNECTION, Grant
-from token_broker.models import StoredToken, TokenRequest, TokenResponse
+from token_broker.models import StoredToken
 from token_refresher.credentials import CURRENT, ClientCredentials, SecretVersion
-from token_refresher.enable.endpoint import Issued
+from token_refresher.enable.models import Issued, TokenRequest, TokenResponse
 from token_refresher.holds import Hold, Holds
 from token_refresher.outcomes import Outcome, causes_of_failure
 from token_refresher.refresh import Refresher

@@ -38,11 +38,11 @@ from token_broker.errors import (
     TokenEndpointUnavailable,
     TokenRequestRejected,
 )
-from token_broker.models import TokenResponse
 from token_refresher.enable import endpoint as endpoint_module
 from token_refresher.enable.deadline import deadline
-from token_refresher.enable.endpoint import MAX_BODY_BYTES, OAUTH_ERRORS, Issued, TokenEndpoint
+from token_refresher.enable.endpoint import MAX_BODY_BYTES, OAUTH_ERRORS, TokenEndpoint
 from token_refresher.enable.endpoint import parse_retry_after as retry_after
+from token_refresher.enable.models import Issued, TokenResponse
 
 SOUND: dict[str, Any] = {"access_token": TOKEN, "token_type": "bearer", "expires_in": 3600}
 BUSY = 503

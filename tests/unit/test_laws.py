@@ -26,14 +26,16 @@ from tests.unit.fakes import (
 from token_broker.errors import InvalidTokenResponse, NoLiveToken
 from token_broker.expiry import MAX_LIFETIME, is_due
 from token_broker.grants import Grant
-from token_broker.models import StoredToken, TokenResponse
 from token_broker.token_store import ParameterTokenStore
-from token_refresher.enable.endpoint import Issued
-from token_refresher.renewal import CONNECTION_REJECTIONS, MIN_LIFETIME, accept
+from token_refresher.enable.acceptance import MIN_LIFETIME, accept
+from token_refresher.enable.models import Issued, TokenResponse
+from token_refresher.renewal import CONNECTION_REJECTIONS
 from token_vendor.vend import Vendor, VendRequest
 
 if TYPE_CHECKING:
     from types_boto3_ssm import SSMClient
+
+    from token_broker.models import StoredToken
 
 MINUTE = 60
 SKEW = 600

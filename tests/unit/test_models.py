@@ -6,7 +6,6 @@ import logging
 import time
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta, timezone
-from urllib.parse import parse_qsl
 
 import pytest
 from aws_lambda_powertools import Logger
@@ -26,18 +25,15 @@ from tests.unit.fakes import (
 )
 from token_broker.errors import CorruptStoredToken, GrantBlocked
 from token_broker.models import (
-    OAuthError,
     StoredToken,
-    TokenRequest,
-    TokenResponse,
     VendedToken,
     block_record,
     fingerprint,
     is_scope_token,
     rfc3339,
 )
+from token_refresher.enable.models import OAuthError, TokenResponse
 
-any_text = st.text(st.characters(exclude_categories=["Cs"]))
 scope_tokens = st.text(
     st.sampled_from([chr(n) for n in range(0x21, 0x7F) if chr(n) not in '"\\']), min_size=1
 )
@@ -45,25 +41,6 @@ visible_ascii = st.text(st.sampled_from([chr(n) for n in range(0x21, 0x7F)]), mi
 whole_second_times = st.integers(0, 250_000_000_000).map(
     lambda timestamp: datetime.fromtimestamp(timestamp, UTC)
 )
-
-
-@given(any_text, any_text, any_text, st.lists(scope_tokens, min_size=1))
-def test_form_encoding_round_trips_any_text(
-    client_id: str, secret: str, registration: str, scope: list[str]
-) -> None:
-    request = TokenRequest(
-        client_id=client_id,
-        client_secret=secret,
-        dealtrack_registration_id=registration,
-        scope=tuple(scope),
-    )
-    assert parse_qsl(request.form().decode("ascii"), keep_blank_values=True) == [
-        ("client_id", client_id),
-        ("client_secret", secret),
-        ("dealtrack_registration_id", registration),
-        ("scope", " ".join(scope)),
-        ("grant_type", "client_credentials"),
-    ]
 
 
 @pytest.mark.parametrize(
@@ -86,52 +63,6 @@ def test_scope_token_is_what_the_rfc_says(text: str, is_one: bool) -> None:  # n
 
 def test_fingerprint_is_the_beginning_of_the_sha256() -> None:
     assert fingerprint("abc") == "ba7816bf8f01"  # FIPS 180-2, appendix B.1
-
-
-@pytest.mark.parametrize(
-    ("expires_in", "lifetime"),
-    [
-        (None, None),
-        (1, seconds(1)),
-        (3600, seconds(3600)),
-        ("0900", seconds(900)),
-        (10**50, timedelta(days=365)),
-        ("9" * 12, timedelta(days=365)),
-    ],
-)
-def test_lifetime_is_a_duration_that_cannot_overflow(
-    expires_in: int | str | None, lifetime: timedelta | None
-) -> None:
-    response = TokenResponse(access_token="t", token_type="BEARER", expires_in=expires_in)
-    assert response.lifetime == lifetime
-
-
-@pytest.mark.parametrize(
-    ("token", "token_type", "expires_in", "named"),
-    [
-        ("", "Bearer", 60, "access_token"),
-        ("two words", "Bearer", 60, "access_token"),
-        ("crlf\r\nX-Injected: 1", "Bearer", 60, "access_token"),
-        ("nön-ascii", "Bearer", 60, "access_token"),
-        (TOKEN, "mac", 60, "token_type"),
-        (TOKEN, "Bearer ", 60, "token_type"),
-        (TOKEN, "Bearer", 0, "expires_in"),
-        (TOKEN, "Bearer", -1, "expires_in"),
-        (TOKEN, "Bearer", "0", "expires_in"),
-        (TOKEN, "Bearer", "", "expires_in"),
-        (TOKEN, "Bearer", "-60", "expires_in"),
-        (TOKEN, "Bearer", "6e1", "expires_in"),
-        (TOKEN, "Bearer", "٣٦٠٠", "expires_in"),
-        (TOKEN, "Bearer", "9" * 13, "expires_in"),
-    ],
-)
-def test_unusable_response_is_refused_without_quoting_it(
-    token: str, token_type: str, expires_in: int | str, named: str
-) -> None:
-    with pytest.raises(ValueError, match=f"^{named} ") as caught:
-        TokenResponse(access_token=token, token_type=token_type, expires_in=expires_in)
-    assert not leaks(str(caught.value))
-    assert "Injected" not in str(caught.value)
 
 
 @given(

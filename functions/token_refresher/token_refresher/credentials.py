@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import TypeAdapter
 
 from token_broker.errors import ConfigurationError
-from token_broker.models import TokenRequest
+from token_refresher.enable.models import TokenRequest
 from token_refresher.enable.validation import validate_json
 
 if TYPE_CHECKING:

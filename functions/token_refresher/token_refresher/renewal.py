@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
-from token_broker import expiry
 from token_broker.errors import (
     GrantBlocked,
     InvalidTokenResponse,
@@ -19,9 +18,10 @@ from token_broker.errors import (
     TokenEndpointUnavailable,
 )
 from token_broker.grants import Grant
-from token_broker.models import StoredToken, TokenRequest, fingerprint, rfc3339
+from token_broker.models import StoredToken, fingerprint, rfc3339
 from token_refresher.credentials import CURRENT, FALLBACK_STAGES
-from token_refresher.enable.endpoint import Issued
+from token_refresher.enable.acceptance import accept
+from token_refresher.enable.models import Issued, TokenRequest
 from token_refresher.holds import (
     LAST_TRY,
     Hold,
@@ -34,9 +34,6 @@ from token_refresher.outcomes import Outcome, State
 
 TIME_TO_RENEW: Final = timedelta(seconds=15)
 """A renewal is not begun with less left of the invocation: a throttled write takes its time."""
-
-MIN_LIFETIME: Final = timedelta(seconds=5)
-"""A new token with no more than this left is as good as expired."""
 
 CORRUPT: Final = "corrupt_parameter"
 """Why a token was renewed: another hand had written to its parameter."""
@@ -376,11 +373,15 @@ class ConnectionRun:
             secret.request(found.grant.scope), time_left=self._tools.time_left
         )
         try:
-            token = accept(issued, scope=found.grant.scope, now=self._tools.now())
+            token = accept(
+                issued,
+                scope=found.grant.scope,
+                now=self._tools.now(),
+                secret_version=secret.version_id,
+            )
         except InvalidTokenResponse as error:
             error.attempts = issued.attempts
             raise
-        token = replace(token, secret_version=secret.version_id)
         facts: dict[str, Any] = {
             "attempts": issued.attempts,
             "secret_stage": "" if secret.stage == CURRENT else secret.stage,
@@ -463,40 +464,6 @@ class ConnectionRun:
     def _fault(self, found: Found, error: Exception) -> Outcome:
         reason, cause = self._tools.describe_fault(error)
         return found.outcome(State.FAILED, reason=reason, cause=cause)
-
-
-def accept(issued: Issued, *, scope: tuple[str, ...], now: datetime) -> StoredToken:
-    """Turn an answer into a token worth storing.
-
-    Raises:
-        InvalidTokenResponse: it ends nowhere or too soon, or is not for the scope asked.
-    """
-    response = issued.response
-    answered = set(response.scope.split(" ")) if response.scope is not None else set(scope)
-    if answered != set(scope):
-        kind = "a narrower" if answered < set(scope) else "another"
-        raise InvalidTokenResponse(
-            f"the token is for {kind} scope than the one asked for", reason="wrong_scope"
-        )
-    expires_at = expiry.expires_at(
-        response.access_token, expires_in=response.lifetime, requested_at=issued.requested_at
-    )
-    if expires_at is None:
-        raise InvalidTokenResponse(
-            "neither expires_in nor the token's own exp says when it expires", reason="no_expiry"
-        )
-    issued_at = issued.requested_at.replace(microsecond=0)
-    if expires_at - max(now, issued_at) <= MIN_LIFETIME:
-        raise InvalidTokenResponse(
-            "the token has expired already, or is about to; compare this clock with Enable's",
-            reason="expired",
-        )
-    return StoredToken(
-        access_token=response.access_token,
-        scope=scope,
-        issued_at=issued_at,
-        expires_at=expires_at,
-    )
 
 
 def _wait(found: Found, hold: Hold) -> Outcome:

@@ -1,4 +1,4 @@
-"""The broker's records: what is sent to the token endpoint, read back, stored and vended.
+"""The broker's records: the token as it is stored and as it is vended.
 
 All are frozen, and what is secret in them is left out of their repr, so that a record
 that ends in a log line or a traceback takes no secret with it.
@@ -8,17 +8,15 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, Self
-from urllib.parse import urlencode
 
 from token_broker.errors import CorruptStoredToken, GrantBlocked
 from token_broker.expiry import MAX_LIFETIME
 
 _SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _VISIBLE_ASCII: Final = re.compile(r"[\x21-\x7e]+")
-_EXPIRES_IN_DIGITS: Final = re.compile(r"[0-9]{1,12}")
 _VERSION_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -27,77 +25,14 @@ def is_scope_token(value: str) -> bool:
     return _SCOPE_TOKEN.fullmatch(value) is not None
 
 
+def is_visible_ascii(value: str) -> bool:
+    """Whether an HTTP header can carry a string as a bearer token: no blank, no control."""
+    return _VISIBLE_ASCII.fullmatch(value) is not None
+
+
 def fingerprint(token: str) -> str:
     """The first 12 hex digits of a token's SHA-256: how logs name a token."""
     return hashlib.sha256(token.encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRequest:
-    """A client-credentials request as Enable wants it (RFC 6749 section 4.4.2)."""
-
-    client_id: str
-    client_secret: str = field(repr=False)
-    dealtrack_registration_id: str
-    scope: tuple[str, ...]
-
-    def form(self) -> bytes:
-        """The `application/x-www-form-urlencoded` body; every value arrives exactly."""
-        return urlencode(
-            {
-                "client_id": self.client_id,
-                "client_secret": self.client_secret,
-                "dealtrack_registration_id": self.dealtrack_registration_id,
-                "scope": " ".join(self.scope),
-                "grant_type": "client_credentials",
-            }
-        ).encode("ascii")
-
-
-@dataclass(frozen=True, slots=True)
-class TokenResponse:
-    """A successful answer of the token endpoint (RFC 6749 section 5.1).
-
-    Raises:
-        ValueError: a field is out of its range; the message names it, never its value.
-    """
-
-    _: KW_ONLY
-    access_token: str = field(repr=False)
-    token_type: str
-    expires_in: int | str | None = None
-    scope: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check what types alone cannot say."""
-        if not _VISIBLE_ASCII.fullmatch(self.access_token):
-            raise ValueError("access_token is empty or holds characters that no header may carry")
-        if self.token_type.lower() != "bearer":
-            raise ValueError("token_type is not bearer")
-        if isinstance(self.expires_in, str) and not _EXPIRES_IN_DIGITS.fullmatch(self.expires_in):
-            raise ValueError("expires_in is not a whole number of seconds")
-        if self.expires_in is not None and int(self.expires_in) <= 0:
-            raise ValueError("expires_in is not positive")
-
-    @property
-    def lifetime(self) -> timedelta | None:
-        """`expires_in` as a duration, cut to a year so that no number overflows it."""
-        if self.expires_in is None:
-            return None
-        return timedelta(seconds=min(int(self.expires_in), 31_536_000))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OAuthError:
-    """A refusal by the token endpoint (RFC 6749 section 5.2).
-
-    `error_description` and `error_uri` are text from outside, which may repeat what was
-    sent: they are kept out of the repr and are never logged.
-    """
-
-    error: str
-    error_description: object = field(default=None, repr=False)
-    error_uri: object = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +112,7 @@ class StoredToken:
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
         is_sound = (
-            _VISIBLE_ASCII.fullmatch(token.access_token) is not None
+            is_visible_ascii(token.access_token)
             and token.token_type == "Bearer"
             and all(map(is_scope_token, token.scope))
             and timedelta() < token.expires_at - token.issued_at <= MAX_LIFETIME

@@ -4,7 +4,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -18,8 +17,8 @@ from token_broker.errors import (
     TokenEndpointUnavailable,
     TokenRequestRejected,
 )
-from token_broker.models import OAuthError, TokenRequest, TokenResponse
 from token_refresher.enable.deadline import deadline
+from token_refresher.enable.models import Issued, OAuthError, TokenRequest, TokenResponse
 from token_refresher.enable.validation import validate_json
 
 MAX_BODY_BYTES: Final = 65_536
@@ -47,21 +46,6 @@ logging.getLogger("urllib3.connection").setLevel(logging.CRITICAL)
 
 _TOKEN_RESPONSE: Final = TypeAdapter(TokenResponse)
 _OAUTH_ERROR: Final = TypeAdapter(OAuthError)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issued:
-    """What the endpoint gave.
-
-    Attributes:
-        response: the validated answer.
-        requested_at: from just before the request that got it; aware UTC.
-        attempts: requests made, that one included.
-    """
-
-    response: TokenResponse
-    requested_at: datetime
-    attempts: int
 
 
 class TokenEndpoint:
