@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import boto3
@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, NoRegionError
 
 from broker_cli.api import TokenApi
+from broker_cli.console import say
 from broker_cli.failures import ExitCode, Failure
 from token_refresher.credentials import SecretReader
 
@@ -28,6 +29,52 @@ _INVOKE: Final = Config(connect_timeout=3, read_timeout=60, retries={"total_max_
 def new_session(profile: str | None = None) -> boto3.Session:
     """A session of the ordinary environment; AWS_REGION too, which boto3 does not read."""
     return boto3.Session(profile_name=profile, region_name=os.environ.get("AWS_REGION") or None)
+
+
+def read_all(
+    call: Callable[..., Mapping[str, Any]],
+    items: str,
+    *,
+    token: str = "NextToken",  # noqa: S107 - the name of a field
+    **request: Any,
+) -> Iterator[Any]:
+    """The items of all pages of a client's operation, in AWS's order.
+
+    Botocore's paginators end in an error if AWS returns a page token twice. Here the pages of a
+    repeated token are read on while they bring new items or lead to a new token. If one does
+    neither, reading ends, and a line on standard error says that the rest is missing.
+
+    Args:
+        call: the client's method, such as `filter_log_events`.
+        items: the field of the response that lists the items.
+        token: the field of request and response that leads to the next page.
+        request: the operation's other parameters.
+    """
+    seen: set[int] = set()
+    used: set[str | None] = set()
+    while True:
+        here = request.get(token)
+        page = call(**request)
+        new = [item for item in page.get(items, ()) if here not in used or _id(item) not in seen]
+        seen.update(map(_id, new))
+        yield from new
+        following = page.get(token)
+        if not following:
+            return
+        if not new and here in used and following in used:
+            _report_cut(call.__name__, len(seen), items)
+            return
+        used.add(here)
+        request[token] = following
+
+
+def _id(item: object) -> int:
+    return hash(repr(item))
+
+
+def _report_cut(operation: str, count: int, items: str) -> None:
+    text = f"{operation}: AWS repeated a page token; {count} {items} were read, the rest is missing"
+    say(text, style="yellow", stderr=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import urllib3
 from botocore.exceptions import ClientError
 
 from broker_cli import trial
-from broker_cli.aws import CONFIG, Stack
+from broker_cli.aws import CONFIG, Stack, read_all
 from broker_cli.console import say, say_json, span, working
 from broker_cli.failures import ExitCode, Failure, failure_of
 from broker_cli.options import Grants, Json, StackName, read_grants
@@ -213,12 +213,14 @@ def _api(stack: Stack) -> Check:
 
 
 def _alarms(stack: Stack) -> Check:
-    pages = stack.session.client("cloudwatch", config=CONFIG).get_paginator("describe_alarms")
-    found = [
-        alarm["AlarmName"].removeprefix(f"{stack.name}-")
-        for page in pages.paginate(AlarmNamePrefix=f"{stack.name}-", StateValue="ALARM")
-        for alarm in page["MetricAlarms"]
-    ]
+    client = stack.session.client("cloudwatch", config=CONFIG)
+    alarms = read_all(
+        client.describe_alarms,
+        "MetricAlarms",
+        AlarmNamePrefix=f"{stack.name}-",
+        StateValue="ALARM",
+    )
+    found = [alarm["AlarmName"].removeprefix(f"{stack.name}-") for alarm in alarms]
     if not found:
         return Check("alarms", "good", "none is on")
     return Check("alarms", "wrong", f"on: {', '.join(found)}", f"{_PAGE}#{found[0]}")

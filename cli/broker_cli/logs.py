@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from broker_cli.aws import CONFIG, Stack
+from broker_cli.aws import CONFIG, Stack, read_all
 from broker_cli.console import printable
 
 
@@ -42,15 +42,17 @@ def read(stack: Stack, function: str, pattern: str, *, since: datetime) -> Itera
         pattern: CloudWatch's filter, which spares the transfer; the reader checks again.
         since: aware.
     """
-    pages = stack.session.client("logs", config=CONFIG).get_paginator("filter_log_events")
-    for page in pages.paginate(
+    events = read_all(
+        stack.session.client("logs", config=CONFIG).filter_log_events,
+        "events",
+        token="nextToken",  # noqa: S106 - the name of a field
         logGroupName=stack.log_group(function),
         startTime=int(since.timestamp() * 1000),
         filterPattern=pattern,
-    ):
-        for event in page["events"]:
-            if line := parse(event["message"], event["timestamp"]):
-                yield line
+    )
+    for event in events:
+        if line := parse(event["message"], event["timestamp"]):
+            yield line
 
 
 def parse(message: str, timestamp_ms: int) -> LogLine | None:

@@ -15,7 +15,7 @@ import typer
 from rich.live import Live
 
 from broker_cli import logs
-from broker_cli.aws import CONFIG, Stack
+from broker_cli.aws import CONFIG, Stack, read_all
 from broker_cli.console import console, printable, say, say_json, working
 from broker_cli.failures import ExitCode, failure_of
 from broker_cli.logs import LogLine
@@ -49,20 +49,21 @@ class Kept:
 
 def kept(stack: Stack) -> dict[str, Kept]:
     """Every grant's parameter, by grant."""
-    client, found = stack.session.client("ssm", config=CONFIG), {}
-    pages = client.get_paginator("describe_parameters").paginate(
-        ParameterFilters=[{"Key": "Name", "Option": "BeginsWith", "Values": [f"{stack.prefix}/"]}]
+    parameters = read_all(
+        stack.session.client("ssm", config=CONFIG).describe_parameters,
+        "Parameters",
+        ParameterFilters=[{"Key": "Name", "Option": "BeginsWith", "Values": [f"{stack.prefix}/"]}],
     )
-    for page in pages:
-        for parameter in page["Parameters"]:
-            name = parameter["Name"].removeprefix(f"{stack.prefix}/")
-            told = parameter.get("Description", "")
-            if "/" not in name:
-                found[name] = Kept(
-                    stored_at=parameter["LastModifiedDate"].astimezone(UTC),
-                    version=parameter["Version"],
-                    block=printable(told[len(BLOCKED) :]) if told.startswith(BLOCKED) else None,
-                )
+    found = {}
+    for parameter in parameters:
+        name = parameter["Name"].removeprefix(f"{stack.prefix}/")
+        told = parameter.get("Description", "")
+        if "/" not in name:
+            found[name] = Kept(
+                stored_at=parameter["LastModifiedDate"].astimezone(UTC),
+                version=parameter["Version"],
+                block=printable(told[len(BLOCKED) :]) if told.startswith(BLOCKED) else None,
+            )
     return found
 
 
