@@ -67,20 +67,31 @@ class TokenApi:
             )
         return self.get(f"/tokens/{grant}{query}", session)
 
+    def unsigned(self, method: str, path: str) -> int:
+        """The status of an anonymous request without a body.
+
+        Raises:
+            Failure: there is no response.
+        """
+        return self._request(method, path, None).status
+
     def get(self, path: str, session: boto3.Session | None) -> Answer:
         """GET a path, signed by a session, or anonymously with None.
 
         Raises:
             Failure: there is no answer, or the request cannot be signed.
         """
+        return self._request("GET", path, session)
+
+    def _request(self, method: str, path: str, session: boto3.Session | None) -> Answer:
         url = self._url + path
         headers = {"Host": self._host} if self._host else {}
         try:
             if session is not None:
                 signer = Signer(url, session=session, region=self._region, host=self._host)
-                headers = signer.headers("GET", url, None)
+                headers = signer.headers(method, url, None)
             answer = urllib3.request(
-                "GET", url, headers=headers, timeout=_TIMEOUT, retries=False, redirect=False
+                method, url, headers=headers, timeout=_TIMEOUT, retries=False, redirect=False
             )
         except NotConfigured as error:
             step = "log in (`aws sso login`), or set AWS_PROFILE"

@@ -28,6 +28,7 @@ from broker_cli.console import is_plain, say
 from broker_cli.failures import ExitCode, failure_of
 from broker_cli.options import examples, help_of
 from broker_cli.schemas import schema
+from broker_cli.verify.command import verify
 
 _CODES = """
 Exit codes:
@@ -105,6 +106,13 @@ _add(
     _LOOK,
     "broker doctor",
     "broker doctor --stack enable-token-broker --json",
+)
+_add(
+    verify,
+    "verify",
+    _LOOK,
+    "broker verify",
+    "broker verify --json | jq '.checks[] | select(.verdict != \"passed\")'",
 )
 _add(
     audit.audit,

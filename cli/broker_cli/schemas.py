@@ -107,6 +107,19 @@ SCHEMAS: Final[dict[str, Schema]] = {
             )
         ),
     ),
+    "verify": _object(
+        stack=_TEXT,
+        is_kept={"type": "boolean"},
+        broken=_TEXTS,
+        checks=_list(
+            _object(
+                check=_TEXT,
+                verdict=_one_of("passed", "failed", "not_checked"),
+                found=_TEXT,
+                next=_TEXT,
+            )
+        ),
+    ),
     "failures": _object(
         reports=_list(_object(at=_TIME, error=_TEXT, causes=_TEXTS, tries=_COUNT)),
         is_cleared={"type": "boolean"},

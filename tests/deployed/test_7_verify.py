@@ -1,0 +1,162 @@
+"""`broker verify` against the deployed stack: what it finds, and each fault that is put into it."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+
+from broker_cli.failures import ExitCode
+from local.broker_stack import STACK_NAME
+from tests.deployed.conftest import Deployed
+from tests.deployed.test_7_cli import Cli
+
+type Fault = Callable[[Deployed], AbstractContextManager[None]]
+
+NOT_CHECKED = {
+    "key use of token-refresher": "takes no notice of condition keys",
+    "key use of token-vendor": "takes no notice of condition keys",
+    "API endpoint": "names no endpoint type",
+    "alarm receivers": "nobody is told",
+    "metric lines": "has made no metric",
+}
+"""What the embedded AWS cannot show, and why; besides, it has no metric of the functions' own."""
+
+COUNTED_BY_AWS = {
+    f"metric of {name}" for name in ("failed-runs", "renewals-stopped", "vend-crashes")
+}
+"""It has these once there was something to count."""
+
+
+@pytest.fixture(scope="module")
+def cli(renewed: Deployed) -> Cli:
+    own = renewed.stack.aws.environ(renewed.stack.account)
+    return Cli({name: value for name, value in own.items() if name.startswith("AWS_")})
+
+
+def verdicts(told: dict) -> dict[str, str]:
+    return {check["check"]: check["verdict"] for check in told["checks"]}
+
+
+def test_verify_keeps_apart_what_is_kept_and_what_was_not_checked(cli: Cli):
+    told = cli.json("verify")
+    assert told["is_kept"]
+    found = {check["check"]: check for check in told["checks"]}
+    unknown = {name for name, check in found.items() if check["verdict"] == "not_checked"}
+    metrics = {name for name in found if name.startswith("metric of ")}
+    assert len(metrics) == 9
+    assert unknown | COUNTED_BY_AWS == NOT_CHECKED.keys() | metrics
+    assert {n for n, why in NOT_CHECKED.items() if why not in found[n]["found"]} == set()
+    assert {verdict for name, verdict in verdicts(told).items() if name not in unknown} == {
+        "passed"
+    }
+
+
+def test_verify_says_it_in_a_line_each(cli: Cli):
+    result = cli("verify")
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0
+    assert "✓ API authorisation: AWS_IAM on all 4 methods" in lines
+    assert "- API endpoint: not checked: API Gateway names no endpoint type" in lines
+    assert "✗" not in result.stdout
+    assert lines[-1].startswith("nothing is broken: ")
+
+
+@contextmanager
+def disabled_schedule(deployed: Deployed) -> Iterator[None]:
+    client = deployed.stack.administrator.client("scheduler")
+    name = deployed.stack.resource("TokenRefresherFunctionSchedule").rpartition("/")[2]
+    taken = {"ScheduleExpression", "FlexibleTimeWindow", "Target", "Description"}
+    found = {k: v for k, v in client.get_schedule(Name=name).items() if k in taken}
+    client.update_schedule(Name=name, State="DISABLED", **found)
+    try:
+        yield
+    finally:
+        client.update_schedule(Name=name, State="ENABLED", **found)
+
+
+@contextmanager
+def broken_pattern(deployed: Deployed) -> Iterator[None]:
+    """Takes no label event any more."""
+    client = deployed.stack.administrator.client("events")
+    name = deployed.stack.resource("TokenRefresherFunctionSecretChanged")
+    whole = client.describe_rule(Name=name)["EventPattern"]
+    pattern = json.loads(whole)
+    pattern["$or"] = [part for part in pattern["$or"] if "resources" not in part]
+    client.put_rule(Name=name, EventPattern=json.dumps(pattern), State="ENABLED")
+    try:
+        yield
+    finally:
+        client.put_rule(Name=name, EventPattern=whole, State="ENABLED")
+
+
+@contextmanager
+def role_without_a_statement(deployed: Deployed) -> Iterator[None]:
+    """The vendor may not start the refresher any more."""
+    client = deployed.stack.administrator.client("iam")
+    named = {"RoleName": deployed.stack.resource("TokenVendorRole"), "PolicyName": "vend"}
+    whole = client.get_role_policy(**named)["PolicyDocument"]
+    rest = [s for s in whole["Statement"] if s["Action"] != "lambda:InvokeFunction"]
+    client.put_role_policy(**named, PolicyDocument=json.dumps(whole | {"Statement": rest}))
+    try:
+        yield
+    finally:
+        client.put_role_policy(**named, PolicyDocument=json.dumps(whole))
+
+
+@contextmanager
+def alarm_with_another_dimension(deployed: Deployed) -> Iterator[None]:
+    client = deployed.stack.administrator.client("cloudwatch")
+    found = client.describe_alarms(AlarmNames=[f"{STACK_NAME}-vend-faults"])["MetricAlarms"][0]
+    taken = client.meta.service_model.operation_model("PutMetricAlarm").input_shape.members
+    alarm = {name: value for name, value in found.items() if name in taken}
+    other = [{"Name": "service", "Value": "token-vender"}]
+    client.put_metric_alarm(**alarm | {"Dimensions": other})
+    try:
+        yield
+    finally:
+        client.put_metric_alarm(**alarm)
+
+
+@contextmanager
+def method_without_iam(deployed: Deployed) -> Iterator[None]:
+    client = deployed.stack.administrator.client("apigateway")
+    api = deployed.stack.resource("TokenApi")
+    items = client.get_resources(restApiId=api)["items"]
+    resource = next(item["id"] for item in items if item["path"] == "/grants")
+
+    def authorise(kind: str) -> None:
+        operation = {"op": "replace", "path": "/authorizationType", "value": kind}
+        client.update_method(
+            restApiId=api, resourceId=resource, httpMethod="GET", patchOperations=[operation]
+        )
+        client.create_deployment(restApiId=api, stageName="v1")
+
+    authorise("NONE")
+    try:
+        yield
+    finally:
+        authorise("AWS_IAM")
+
+
+@pytest.mark.parametrize(
+    ("fault", "broken", "said"),
+    [
+        (disabled_schedule, "schedule", "it is DISABLED"),
+        (broken_pattern, "event pattern", "it does not take: Secret Label Updated"),
+        (role_without_a_statement, "role of token-vendor", "lambda:InvokeFunction on "),
+        (alarm_with_another_dimension, "metric of vend-faults", "service=token-vender"),
+        (method_without_iam, "API authorisation", "no IAM on GET /grants"),
+    ],
+    ids=["schedule", "pattern", "role", "alarm", "method"],
+)
+def test_verify_names_what_is_broken_and_exits_with_1(
+    renewed: Deployed, cli: Cli, fault: Fault, broken: str, said: str
+):
+    with fault(renewed):
+        told = cli.json("verify", code=ExitCode.WRONG)
+    found = next(check for check in told["checks"] if check["check"] == broken)
+    assert told["broken"] == [broken]
+    assert not told["is_kept"]
+    assert said in found["found"]
+    assert found["next"]
