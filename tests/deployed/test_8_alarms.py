@@ -5,6 +5,7 @@ import json
 import pytest
 
 from local.broker_stack import STACK_NAME, BrokerStack, wait_until
+from local.embedded_aws import REGION
 from tests.deployed.conftest import Deployed
 from tests.template.test_alarms import MISSING_DATA
 from token_broker.metrics import METRICS, NAMESPACE
@@ -86,7 +87,7 @@ def test_alarm_state_reaches_a_subscriber_of_the_topic(deployed: Deployed):
 
 def test_dashboard_is_there_with_all_names_filled_in(deployed: Deployed):
     cloudwatch = deployed.stack.administrator.client("cloudwatch")
-    body = cloudwatch.get_dashboard(DashboardName=STACK_NAME)["DashboardBody"]
+    body = cloudwatch.get_dashboard(DashboardName=f"{STACK_NAME}-{REGION}")["DashboardBody"]
     assert "${" not in body
     shown = next(w for w in json.loads(body)["widgets"] if w["type"] == "alarm")
     assert set(shown["properties"]["alarms"]) == {

@@ -148,9 +148,7 @@ def test_dashboard_shows_duration_errors_and_throttles(function: str):
     assert shown >= {"Duration", "Errors", "Throttles"}
 
 
-def test_dashboard_has_the_stacks_name_and_its_widgets_do_not_overlap():
-    properties = template()["Resources"]["Dashboard"]["Properties"]
-    assert properties["DashboardName"] == {"Ref": "AWS::StackName"}
+def test_dashboards_widgets_do_not_overlap():
     cells = [
         (x, y)
         for w in dashboard()
