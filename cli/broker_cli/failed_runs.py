@@ -86,7 +86,7 @@ def failures(
     with working("reading the queue"):
         opened = Stack.open(stack)
         client, url = opened.session.client("sqs", config=CONFIG), opened.resource(QUEUE)
-    with _received(client, url) as messages:
+    with received(client, url) as messages:
         reports = [Report.of(message) for message in messages]
         if json:
             told = [report.as_json() for report in reports]
@@ -94,7 +94,7 @@ def failures(
         else:
             _show(reports, clear=clear)
         if clear:
-            _delete(client, url, messages)
+            delete(client, url, messages)
     if reports and not clear:
         raise typer.Exit(ExitCode.WRONG)
 
@@ -114,7 +114,7 @@ def _show(reports: list[Report], *, clear: bool) -> None:
 
 
 @contextmanager
-def _received(client: "SQSClient", url: str) -> Iterator["list[MessageTypeDef]"]:
+def received(client: "SQSClient", url: str) -> Iterator["list[MessageTypeDef]"]:
     """All messages, hidden from others meanwhile; those not deleted are in the queue again after.
 
     Hidden, they would end the alarm and the doctor would find the queue empty.
@@ -143,7 +143,8 @@ def _receive(client: "SQSClient", url: str) -> "list[MessageTypeDef]":
     return answer.get("Messages", [])
 
 
-def _delete(client: "SQSClient", url: str, messages: "list[MessageTypeDef]") -> None:
+def delete(client: "SQSClient", url: str, messages: "list[MessageTypeDef]") -> None:
+    """Delete received messages, and forget them."""
     for batch in _batches(messages):
         client.delete_message_batch(QueueUrl=url, Entries=batch)
     messages.clear()

@@ -70,7 +70,7 @@ _STALE = {
     "InvalidSignatureException",
     "RequestExpired",
 }
-_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+DENIED: Final = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 
 
 def failure_of(error: Exception) -> Failure:
@@ -92,7 +92,7 @@ def failure_of(error: Exception) -> Failure:
 
 def _refused_by_aws(error: ClientError) -> Failure:
     code, cause = describe_fault(error)
-    if code in _DENIED:
+    if code in DENIED:
         said = printable(error.response["Error"].get("Message", ""))[:400]
         return _aws(f"{cause}. {said}".strip(), "have that allowed, or use another AWS_PROFILE")
     if code in _STALE:

@@ -111,7 +111,7 @@ _add(
     verify,
     "verify",
     _LOOK,
-    "broker verify",
+    "broker verify --active",
     "broker verify --json | jq '.checks[] | select(.verdict != \"passed\")'",
 )
 _add(

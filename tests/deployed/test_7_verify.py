@@ -1,15 +1,19 @@
 """`broker verify` against the deployed stack: what it finds, and each fault that is put into it."""
 
 import json
+import os
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
 from broker_cli.failures import ExitCode
-from local.broker_stack import STACK_NAME
+from broker_cli.verify import active
+from local.broker_stack import STACK_NAME, wait_until
 from tests.deployed.conftest import Deployed
-from tests.deployed.test_7_cli import Cli
+from tests.deployed.test_7_cli import BROKER, Cli
 
 type Fault = Callable[[Deployed], AbstractContextManager[None]]
 
@@ -160,3 +164,47 @@ def test_verify_names_what_is_broken_and_exits_with_1(
     assert not told["is_kept"]
     assert said in found["found"]
     assert found["next"]
+
+
+def state(deployed: Deployed) -> dict[str, object]:
+    """What the active checks change: an alarm, a parameter and the failures queue."""
+    administrator = deployed.stack.administrator
+    alarms = administrator.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    found = administrator.client("ssm").describe_parameters(
+        ParameterFilters=[{"Key": "Name", "Option": "Contains", "Values": ["/verify/"]}]
+    )
+    return {
+        "alarms": {a["AlarmName"]: a["StateValue"] for a in alarms},
+        "parameters": [parameter["Name"] for parameter in found["Parameters"]],
+    }
+
+
+def test_active_checks_put_back_what_they_change(
+    renewed: Deployed, cli: Cli, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(active, "ACTION_SECONDS", 1.0)
+    before = state(renewed)
+    told = cli.json("verify", "--active")
+    found = {check["check"]: check for check in told["checks"][-3:]}
+    assert "knows no tiers here" in found["large token"]["found"]
+    assert "names no action" in found["alarm reaches the topic"]["found"]
+    assert found["failed run reaches the queue"]["verdict"] == "passed"
+    assert state(renewed) == before
+    assert "broker-verify" not in cli("failures", "--json").stdout
+
+
+def test_interrupted_active_check_puts_back_what_it_changed(renewed: Deployed, cli: Cli):
+    before, alarm = state(renewed), f"{STACK_NAME}-vend-faults"
+    assert before["alarms"][alarm] != "ALARM"
+    with subprocess.Popen(
+        [BROKER, "verify", "--active"],
+        env={**os.environ, **cli.environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_until(lambda: state(renewed)["alarms"][alarm] == "ALARM", seconds=60, what="the alarm")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (ExitCode.INTERRUPTED, "interrupted\n")
+    assert state(renewed) == before

@@ -14,7 +14,7 @@ from botocore.stub import Stubber
 
 from broker_cli.api import TokenApi
 from broker_cli.aws import Stack
-from broker_cli.verify import alarms, functions, roles, schedule, token_api
+from broker_cli.verify import active, alarms, functions, roles, schedule, token_api
 from broker_cli.verify.result import Deployment, Failed, NotChecked, Passed, Result, judge
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -415,3 +415,123 @@ def test_logs_must_be_there_and_kept(
         group = {"logGroupName": f"/enable-token-broker/dev/{service}", "retentionInDays": kept_for}
         aws.returns("logs", "describe_log_groups", {"logGroups": [group]})
     assert isinstance(functions.log_retention(deployment), kind)
+
+
+def refuse(aws: StubbedSession, service: str, operation: str, code: str) -> None:
+    aws.client(service)
+    aws.stubbers[service].add_client_error(operation, service_error_code=code)
+
+
+@pytest.mark.parametrize(
+    ("stored", "kind"),
+    [
+        (("Advanced", "5a5a"), Passed),
+        (("Advanced", "another"), Failed),
+        (("Intelligent-Tiering", "5a5a"), NotChecked),
+    ],
+)
+def test_large_token_is_read_back_and_its_parameter_removed(
+    deployment: Deployment,
+    aws: StubbedSession,
+    monkeypatch: pytest.MonkeyPatch,
+    stored: tuple[str, str],
+    kind: type,
+):
+    tier, read_back = stored
+    monkeypatch.setattr("secrets.token_hex", lambda _: "5a5a")
+    aws.returns("ssm", "put_parameter", {"Version": 1, "Tier": tier})
+    aws.returns("ssm", "get_parameter", {"Parameter": {"Value": read_back}})
+    aws.stubbers["ssm"].add_response("delete_parameter", {}, {"Name": LARGE})
+    assert isinstance(active.large_token(deployment), kind)
+
+
+LARGE = "/enable-tokens/dev/verify/large"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("ValidationException", Failed), ("AccessDeniedException", NotChecked)]
+)
+def test_large_token_that_is_refused_leaves_no_parameter(
+    deployment: Deployment, aws: StubbedSession, code: str, kind: type
+):
+    aws.returns("ssm", "put_parameter", {"Version": 1, "Tier": "Advanced"})
+    refuse(aws, "ssm", "get_parameter", code)
+    aws.stubbers["ssm"].add_response("delete_parameter", {}, {"Name": LARGE})
+    assert isinstance(judge(active.large_token, deployment), kind)
+
+
+def test_parameter_that_cannot_be_removed_is_named(
+    deployment: Deployment, aws: StubbedSession, capsys: pytest.CaptureFixture[str]
+):
+    refuse(aws, "ssm", "put_parameter", "AccessDeniedException")
+    refuse(aws, "ssm", "delete_parameter", "AccessDeniedException")
+    assert isinstance(judge(active.large_token, deployment), NotChecked)
+    assert LARGE in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("summaries", "kind"),
+    [
+        ([f"Successfully executed action {TOPIC}"], Passed),
+        ([f"Failed to execute action {TOPIC}. Received error: null"], Failed),
+        (["Successfully executed action arn:aws:sns:eu-west-1:111122223333:another"], Failed),
+        ([], NotChecked),
+    ],
+    ids=["executed", "failed", "another topic", "no history"],
+)
+def test_alarms_history_says_whether_its_action_reached_the_topic(
+    deployment: Deployment,
+    aws: StubbedSession,
+    monkeypatch: pytest.MonkeyPatch,
+    summaries: list[str],
+    kind: type,
+):
+    monkeypatch.setattr(active, "ACTION_SECONDS", -1.0)
+    before = {"AlarmName": "dev-vend-faults", "StateValue": "OK", "StateReason": "no data"}
+    other = {"AlarmName": "dev-a", "StateValue": "ALARM", "StateReason": "x"}
+    deployment.__dict__["alarms"] = {alarm["AlarmName"]: alarm for alarm in (other, before)}
+    items = [{"HistoryItemType": "Action", "HistorySummary": text} for text in summaries]
+    on = {"AlarmName": "dev-vend-faults", "StateValue": "ALARM", "StateReason": active._REASON}
+    aws.client("cloudwatch")
+    aws.stubbers["cloudwatch"].add_response("set_alarm_state", {}, on)
+    aws.returns("cloudwatch", "describe_alarm_history", {"AlarmHistoryItems": items})
+    aws.stubbers["cloudwatch"].add_response("set_alarm_state", {}, before)
+    assert isinstance(active.alarm_action(deployment), kind)
+
+
+def test_alarm_that_is_on_is_not_tried(deployment: Deployment):
+    deployment.__dict__["alarms"] = {"dev-vend-faults": {"StateValue": "ALARM"}}
+    assert active.alarm_action(deployment) == NotChecked("every alarm is on")
+
+
+def test_report_that_does_not_come_fails(deployment: Deployment, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(active, "REPORT_SECONDS", -1.0)
+    monkeypatch.setattr(Stack, "start_refresh", lambda *_: None)
+    assert isinstance(active.failed_run(deployment), Failed)
+
+
+def test_interrupted_trial_says_what_will_come(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stack, "start_refresh", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        active.failed_run(deployment)
+    assert "`broker failures --clear` removes it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "mark"),
+    [
+        ({"requestPayload": {"broker-verify": "0a1b"}}, "0a1b"),
+        ({"requestPayload": {"force": True}}, ""),
+        ({"requestPayload": None}, ""),
+        ([], ""),
+        ("not JSON", ""),
+    ],
+)
+def test_report_of_a_trial_is_told_from_those_of_other_runs(body: object, mark: str):
+    text = body if isinstance(body, str) else json.dumps(body)
+    assert active._mark({"Body": text}) == mark

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 
@@ -9,6 +10,7 @@ from broker_cli.aws import Stack
 from broker_cli.console import printable, say, say_json, working
 from broker_cli.failures import ExitCode
 from broker_cli.options import Json, StackName
+from broker_cli.verify import active as trials
 from broker_cli.verify import alarms, functions, roles, schedule, token_api
 from broker_cli.verify.result import Check, Deployment, Failed, NotChecked, Passed, Result, judge
 
@@ -68,7 +70,25 @@ def checks(deployment: Deployment) -> Iterable[tuple[str, Check]]:
     yield "metric lines", alarms.metric_lines
 
 
-def verify(stack: StackName, json: Json = False) -> None:
+def active_checks() -> Iterable[tuple[str, Check]]:
+    """Every check that changes something and puts it back."""
+    yield "large token", trials.large_token
+    yield "alarm reaches the topic", trials.alarm_action
+    yield "failed run reaches the queue", trials.failed_run
+
+
+def verify(
+    stack: StackName,
+    active: Annotated[
+        bool,
+        typer.Option(
+            "--active",
+            help="Also try a large token, an alarm and a run that fails. Each is put back; "
+            "receivers of alarms get messages.",
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
     """Check that a deployed stack keeps its promises in this account.
 
     Schedule, event pattern, roles, key, functions, quotas, token API, alarms and metrics, as AWS
@@ -78,7 +98,7 @@ def verify(stack: StackName, json: Json = False) -> None:
     with working("looking the stack up"):
         deployment = Deployment.of(Stack.open(stack))
     lines: list[Line] = []
-    for line in _run(deployment):
+    for line in _run(deployment, [*checks(deployment), *(active_checks() if active else ())]):
         lines.append(line)
         if not json:
             line.show()
@@ -92,8 +112,8 @@ def verify(stack: StackName, json: Json = False) -> None:
         raise typer.Exit(ExitCode.WRONG)
 
 
-def _run(deployment: Deployment) -> Iterator[Line]:
-    for name, check in checks(deployment):
+def _run(deployment: Deployment, chosen: list[tuple[str, Check]]) -> Iterator[Line]:
+    for name, check in chosen:
         with working(name):
             result = judge(check, deployment)
         yield Line(name, result)
