@@ -44,6 +44,7 @@ from tests.faults.fault_server import (
 )
 from token_broker.aws import CLIENT_CONFIG, WRITER_CONFIG
 from token_refresher.outcomes import State
+from token_refresher.renewal import UNREADABLE
 
 DAY: Final = 86_400.0
 LONGEST_HOLD_SECONDS: Final = 900.0
@@ -809,6 +810,20 @@ def _refused_by_aws(on: On, what: str, code: str, heals: str, requests: int = 0)
     )
 
 
+def _unreadable(what: str, code: str) -> AwsFault:
+    """A stored token that counts as none: the second read looks for a write in between."""
+    return _survived(
+        On.TOKEN_READ,
+        what,
+        _code(code),
+        2,
+        reason=UNREADABLE,
+        cause=f"GetParameter was refused by AWS: {code}",
+        heals="at once, if the new token can be read; otherwise as after a refusal, at widening "
+        "intervals",
+    )
+
+
 AWS_FAULTS: Final[tuple[AwsFault, ...]] = (
     *_overcome(On.SECRET, "InternalServiceError"),
     *_lasting(On.SECRET, "InternalServiceError", _SECRET_TRIES, requests=0),
@@ -836,10 +851,8 @@ AWS_FAULTS: Final[tuple[AwsFault, ...]] = (
     ),
     *_overcome(On.TOKEN_READ, "InternalServerError"),
     *_lasting(On.TOKEN_READ, "InternalServerError", _READ_TRIES, requests=0),
-    _refused_by_aws(On.TOKEN_READ, "Access denied", "AccessDeniedException", _POLICY_MENDED),
-    _refused_by_aws(
-        On.TOKEN_READ, "The key is disabled: `InvalidKeyId`", "InvalidKeyId", _KEY_MENDED
-    ),
+    _unreadable("Access denied", "AccessDeniedException"),
+    _unreadable("The key is disabled, or pending deletion: `InvalidKeyId`", "InvalidKeyId"),
     *_overcome(On.TOKEN_WRITE, "InternalServerError"),
     *_lasting(On.TOKEN_WRITE, "InternalServerError", _WRITE_TRIES, requests=1),
     AwsFault(
@@ -968,14 +981,15 @@ def _length(seconds: float) -> str:
 
 
 def _aws_cells(row: AwsFault) -> Sequence[str]:
-    retries = row.calls if row.state is State.RENEWED else row.calls - 1
+    is_over = row.state is State.RENEWED and not row.reason
+    retries = row.calls if is_over else row.calls - 1
     is_ignored = row.on in {On.HOLDS_READ, On.HOLDS_WRITE} and "times" not in row.fault
     return (
         row.what,
         "no" if is_ignored or not retries else "once" if retries == 1 else f"{retries} times",
         f"`{row.reason}`" if row.reason else "none",
         *_what_is_left(is_replaced=row.is_replaced),
-        row.heals if row.state is State.FAILED else "no need",
+        row.heals if row.reason else "no need",
     )
 
 

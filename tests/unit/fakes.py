@@ -169,6 +169,7 @@ class FakeStore:
     replaced: dict[str, StoredToken | None] = field(default_factory=dict)
     on_read: Callable[[], object] = lambda: None
     on_write: Callable[[str], object] = lambda _grant: None
+    key_id: str = "arn:aws:kms:eu-west-1:111122223333:key/broker"
 
     def read(self, grant: str) -> StoredToken | None:
         self.reads.append(grant)

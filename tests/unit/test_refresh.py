@@ -26,6 +26,7 @@ from token_broker.errors import (
 from token_broker.grants import Grant
 from token_refresher.outcomes import Outcome, State, causes_of_failure
 from token_refresher.refresh_request import RefreshRequest
+from token_refresher.renewal import UNREADABLE_CODES
 
 FORCED = RefreshRequest(force=True)
 
@@ -155,6 +156,80 @@ def test_grant_that_cannot_be_read_fails_and_is_not_overwritten(broker: Broker) 
     assert [outcome.is_store_read for outcome in outcomes.values()] == [False, True, True]
     assert "read:deals" not in broker.endpoint.scopes
     assert list(causes_of_failure(outcomes.values())) == ["deals"]
+
+
+UNREADABLE = [client_error(code, "GetParameter") for code in sorted(UNREADABLE_CODES)]
+
+
+@pytest.mark.parametrize("fault", UNREADABLE)
+def test_unreadable_token_is_requested_again_and_overwritten(
+    broker: Broker, fault: Exception
+) -> None:
+    broker.store.faults["deals"] = fault
+    outcomes = broker.run()
+    assert states(outcomes) == {"deals": "renewed", "activity": "not_due", "users": "not_due"}
+    assert outcomes["deals"].reason == "unreadable_parameter"
+    assert broker.store.tokens["deals"].access_token == "new-token-for-read:deals"
+    del broker.store.faults["deals"]
+    assert states(broker.run())["deals"] == "not_due"
+
+
+def test_token_that_stays_unreadable_is_requested_at_widening_intervals(broker: Broker) -> None:
+    broker.store.faults["deals"] = UNREADABLE[0]
+    requested = []
+    for minute in range(60):
+        before = broker.endpoint.scopes.count("read:deals")
+        outcome = broker.run()["deals"]
+        requested += [minute] * (broker.endpoint.scopes.count("read:deals") - before)
+        assert (outcome.state is State.WAITING) == (minute not in requested)
+        assert outcome.is_overdue == (minute not in requested)  # so that the alarm stays
+        broker.clock.wind(60)
+    assert requested == [0, 1, 3, 7, 15, 30, 45]
+
+
+def test_wait_for_an_unreadable_token_says_what_to_look_at_and_ends_with_the_fault(
+    broker: Broker,
+) -> None:
+    broker.store.faults["deals"] = client_error("InvalidKeyId", "GetParameter")
+    broker.run()
+    waiting = broker.run()["deals"]
+    assert (waiting.state, waiting.reason) == (State.WAITING, "unreadable_parameter")
+    assert "cannot be decrypted" in waiting.cause
+    assert "GetParameter was refused by AWS: InvalidKeyId; asked again at" in waiting.cause
+    del broker.store.faults["deals"]
+    broker.store.tokens["deals"] = stored("short", left=10, age=50)
+    assert broker.run()["deals"].state is State.RENEWED
+
+
+def test_wait_for_an_unreadable_token_ends_with_a_new_secret_and_with_force(broker: Broker) -> None:
+    broker.store.faults["deals"] = UNREADABLE[0]
+    broker.run()
+    assert states(broker.run(FORCED))["deals"] == "renewed"
+    assert states(broker.run())["deals"] == "waiting"
+    broker.secrets.put("v2")
+    assert states(broker.run())["deals"] == "renewed"
+
+
+def test_token_that_can_neither_be_read_nor_written_names_the_key_and_is_backed_off(
+    broker: Broker,
+) -> None:
+    broker.store.faults["deals"] = client_error("InvalidKeyId", "GetParameter")
+    broker.store.unwritable["deals"] = client_error("AccessDeniedException", "PutParameter")
+    outcome = broker.run()["deals"]
+    assert (outcome.state, outcome.reason) == (State.FAILED, "AccessDeniedException")
+    assert "PutParameter was refused by AWS: AccessDeniedException" in outcome.cause
+    assert broker.store.key_id in outcome.cause
+    assert broker.run()["deals"].state is State.WAITING
+    assert len(broker.endpoint.requests) == 1
+
+
+def test_unreadable_token_of_a_grant_that_enable_refuses_fails_for_that_cause(
+    broker: Broker,
+) -> None:
+    broker.store.faults["deals"] = UNREADABLE[0]
+    broker.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    assert broker.run()["deals"].reason == "invalid_scope"
+    assert broker.run()["deals"].state is State.WAITING
 
 
 def test_force_renews_what_is_not_due(broker: Broker) -> None:

@@ -287,7 +287,7 @@ def test_wiring_follows_the_environment_and_is_done_once(environment: None) -> N
         "default": "https://api.example/oauth2/token"
     }
     store, holds = cast("Any", refresher.store), cast("Any", refresher.holds)
-    assert store._key_id == "key-arn"
+    assert store.key_id == "key-arn"
     with Stubber(store._ssm) as ssm:
         ssm.add_client_error(
             "get_parameter",

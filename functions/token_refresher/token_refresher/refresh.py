@@ -13,6 +13,7 @@ from token_broker.grants import Grant
 from token_refresher.outcomes import Outcome, State
 from token_refresher.refresh_request import RefreshRequest
 from token_refresher.renewal import (
+    UNREADABLE_CODES,
     ConnectionRun,
     Endpoint,
     Found,
@@ -144,6 +145,8 @@ class Refresher:
             return Found(name=name, grant=grant, is_corrupt=True)
         except Exception as error:
             reason, cause = self.describe_fault(error)
+            if reason in UNREADABLE_CODES:
+                return Found(name=name, grant=grant, unreadable=cause)
             return Found(name=name, grant=grant).outcome(
                 State.FAILED, reason=reason, cause=cause, is_store_read=False
             )

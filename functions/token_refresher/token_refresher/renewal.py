@@ -38,6 +38,17 @@ TIME_TO_RENEW: Final = timedelta(seconds=15)
 CORRUPT: Final = "corrupt_parameter"
 """Why a token was renewed: another hand had written to its parameter."""
 
+UNREADABLE: Final = "unreadable_parameter"
+"""Why a token was renewed: the stored one cannot be decrypted."""
+
+UNREADABLE_CODES: Final = frozenset({"InvalidKeyId", "AccessDeniedException"})
+"""How `GetParameter` refuses what no later run can read unless a person acts.
+
+Parameter Store reports a key that is deleted, pending deletion or disabled as `InvalidKeyId`, and a
+role that may not use the key as `AccessDeniedException` (API_GetParameter, "Errors", and "Common
+errors"; the message quotes KMS's own code).
+"""
+
 CONNECTION_REJECTIONS: Final = frozenset(
     {"invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type"}
 )
@@ -46,6 +57,10 @@ CONNECTION_REJECTIONS: Final = frozenset(
 
 class TokenStore(Protocol):
     """Where the tokens are kept."""
+
+    @property
+    def key_id(self) -> str:
+        """The key that new tokens are encrypted with."""
 
     def read(self, grant: str) -> StoredToken | None:
         """The stored token, live or not."""
@@ -118,6 +133,7 @@ class Found:
         grant: its scope and connection.
         token: what is stored, if it is for that scope.
         is_corrupt: the parameter holds something that the broker did not write.
+        unreadable: why the stored token cannot be decrypted, so that it counts as none; or empty.
         is_rejected: Enable refuses the token, so that any other one is better.
     """
 
@@ -125,6 +141,7 @@ class Found:
     grant: Grant
     token: StoredToken | None = None
     is_corrupt: bool = False
+    unreadable: str = ""
     is_rejected: bool = False
 
     def outcome(self, state: State, token: StoredToken | None = None, **facts: Any) -> Outcome:
@@ -135,7 +152,8 @@ class Found:
             state=state,
             scope=self.grant.scope,
             connection=self.grant.connection,
-            reason=CORRUPT if self.is_corrupt else "",
+            reason=CORRUPT if self.is_corrupt else UNREADABLE if self.unreadable else "",
+            cause=self.unreadable,
             issued_at=token.issued_at if token else None,
             expires_at=token.expires_at if token else None,
             fingerprint=token.fingerprint if token else "",
@@ -328,7 +346,7 @@ class ConnectionRun:
                 last = hold_of_last_try(
                     reason=outcome.reason,
                     now=self._tools.now(),
-                    depends_on=self._key(found.grant.scope),
+                    depends_on=self._grant_key(found),
                     expires_at=ends,
                 )
                 self._holds = self._holds.with_grant(found.name, last)
@@ -386,14 +404,33 @@ class ConnectionRun:
             "attempts": issued.attempts,
             "secret_stage": "" if secret.stage == CURRENT else secret.stage,
         }
+        hold = self._hold_while_unreadable(found, token) if found.unreadable else None
         with self._lock:
-            self._holds = self._holds.with_grant(found.name, None)
+            self._holds = self._holds.with_grant(found.name, hold)
         try:
             return self._keep(found, token, facts)
         except GrantBlocked as block:
             return found.blocked(block, attempts=issued.attempts)
         except Exception as error:
-            return replace(self._fault(found, error), attempts=issued.attempts)
+            outcome = replace(self._fault(found, error), attempts=issued.attempts)
+            return self._neither_read_nor_written(outcome) if found.unreadable else outcome
+
+    def _hold_while_unreadable(self, found: Found, token: StoredToken) -> Hold:
+        """The backoff that counts if the next run cannot read the new token either."""
+        return hold_after_refusal(
+            self._known.grants.get(found.name),
+            reason=UNREADABLE,
+            now=self._tools.now(),
+            depends_on=self._grant_key(found),
+            expires_at=token.expires_at,
+        )
+
+    def _neither_read_nor_written(self, outcome: Outcome) -> Outcome:
+        cause = (
+            "the stored token cannot be decrypted, and a new one could not be stored: "
+            f"{outcome.cause}. Check the key {self._tools.store.key_id} and the role's kms: actions"
+        )
+        return replace(outcome, cause=cause)
 
     def _keep(self, found: Found, token: StoredToken, facts: dict[str, Any]) -> Outcome:
         """Store a token, unless what is stored is as good."""
@@ -425,7 +462,7 @@ class ConnectionRun:
             self._known.grants.get(found.name),
             reason=error.reason,
             now=now,
-            depends_on=self._key(found.grant.scope),
+            depends_on=self._grant_key(found),
             expires_at=outcome.expires_at,
         )
         with self._lock:
@@ -439,7 +476,7 @@ class ConnectionRun:
         is_ignored = connection and connection.depends_on and self._end_of_last_try(found)
         if connection and not is_ignored and connection.covers(now, self._key()):
             return connection
-        if grant and grant.covers(now, self._key(found.grant.scope)):
+        if grant and grant.covers(now, self._grant_key(found)):
             return grant
         return None
 
@@ -451,6 +488,11 @@ class ConnectionRun:
     def _key(self, scope: tuple[str, ...] = ()) -> str:
         """What a refusal depends on: the current secret, the endpoint and the scope."""
         return fingerprint("\n".join([self._current_version, self._tools.endpoint.url, *scope]))
+
+    def _grant_key(self, found: Found) -> str:
+        """What a grant's wait depends on; one for an unreadable token ends when it is readable."""
+        state = (UNREADABLE,) if found.unreadable else ()
+        return self._key((*found.grant.scope, *state))
 
     def _release(self) -> None:
         """Give up the claim and leave the holds for the next run."""
@@ -467,10 +509,13 @@ class ConnectionRun:
 
 
 def _wait(found: Found, hold: Hold) -> Outcome:
+    why = f"refused before ({hold.reason})"
+    if hold.reason == UNREADABLE:
+        why = f"the stored token cannot be decrypted, nor could the one before: {found.unreadable}"
     return found.outcome(
         State.WAITING,
         reason=hold.reason,
-        cause=f"refused before ({hold.reason}); asked again at {rfc3339(hold.until)}, "
+        cause=f"{why}; asked again at {rfc3339(hold.until)}, "
         "or at once when the secret or grants.toml changes, or with force",
         retry_at=hold.until,
     )

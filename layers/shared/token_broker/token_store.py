@@ -26,6 +26,9 @@ class ParameterTokenStore:
         writer: another one for writes, with more patience; by default the same.
         prefix: where the parameters live: begins with `/`, ends without.
         key_id: the KMS key that new values are encrypted with; a reader needs none.
+
+    Attributes:
+        key_id: as given.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class ParameterTokenStore:
         self._ssm = ssm
         self._writer = writer or ssm
         self._prefix = prefix
-        self._key_id = key_id
+        self.key_id = key_id
 
     def read(self, grant: str) -> StoredToken | None:
         """The stored token of a grant, live or not; None if there is none.
@@ -129,7 +132,7 @@ class ParameterTokenStore:
             Description=description,
             Value=value,
             Type="SecureString",
-            KeyId=self._key_id,
+            KeyId=self.key_id,
             Tier="Intelligent-Tiering",
             Overwrite=True,
         )["Version"]
