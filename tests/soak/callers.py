@@ -15,7 +15,7 @@ import urllib3
 from enable_broker_client import TokenSource
 from enable_broker_client.errors import BrokerClientError
 from enable_broker_client.source import SteadyClock
-from enable_broker_client.transport import Answer, Request, Urllib3Transport
+from enable_broker_client.transport import Request, Response, Urllib3Transport
 from local.embedded_aws import REGION
 from tests.soak.record import Record, fingerprint, jwt_facts, now
 from tests.soak.world import Identity, World
@@ -55,14 +55,14 @@ class WatchedTransport:
         self._is_over = is_over
         self._facts = {"caller": caller, "grant": grant}
 
-    def __call__(self, request: Request) -> Answer:
+    def __call__(self, request: Request) -> Response:
         """Send it when it is its turn."""
         with self._turns:
             if self._is_over():
                 raise _SoakOverError
             return self._watched(request)
 
-    def _watched(self, request: Request) -> Answer:
+    def _watched(self, request: Request) -> Response:
         query = parse_qs(urlsplit(request.url).query)
         facts = self._facts | {
             "method": request.method,
@@ -70,18 +70,18 @@ class WatchedTransport:
             "at": now(),
         }
         try:
-            answer = self._send(request)
+            response = self._send(request)
         except (OSError, urllib3.exceptions.HTTPError):
             self._record.add("request", **facts, until=now(), status=None)
             raise
         until = now()
-        said = _token_in(answer) if answer.status == 200 and request.method == "GET" else {}
-        self._record.add("request", **facts, until=until, status=answer.status, **said)
-        return answer
+        said = _token_in(response) if response.status == 200 and request.method == "GET" else {}
+        self._record.add("request", **facts, until=until, status=response.status, **said)
+        return response
 
 
-def _token_in(answer: Answer) -> dict[str, object]:
-    body = json.loads(answer.body)
+def _token_in(response: Response) -> dict[str, object]:
+    body = json.loads(response.body)
     jwt = jwt_facts(str(body["access_token"]))
     return jwt | {"told_scope": body["scope"], "expires_in": body["expires_in"]}
 

@@ -7,21 +7,21 @@ from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import CredentialRetrievalError
 
 from enable_broker_client import (
-    Answer,
     BrokerClientError,
     InvalidRequest,
     NotAllowed,
     NotConfigured,
     Request,
+    Response,
     TokenSource,
-    UnexpectedAnswer,
+    UnexpectedResponse,
     UnknownGrant,
 )
 
 URL = "https://abc123.execute-api.eu-west-1.amazonaws.com/v1"
 LOCAL_URL = "http://127.0.0.1:4566/v1"
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.c3RvcmVk.c2lnbmF0dXJl"
-VENDED = Answer(
+VENDED = Response(
     status=200,
     body=(
         f'{{"access_token": "{TOKEN}", "token_type": "Bearer", "expires_in": 600,'
@@ -31,15 +31,15 @@ VENDED = Answer(
 
 
 class Recorder:
-    """A transport that answers always the same."""
+    """A transport that always sends the same response."""
 
-    def __init__(self, answer: Answer = VENDED) -> None:
-        self.answer = answer
+    def __init__(self, response: Response = VENDED) -> None:
+        self.response = response
         self.requests: list[Request] = []
 
-    def __call__(self, request: Request, /) -> Answer:
+    def __call__(self, request: Request, /) -> Response:
         self.requests.append(request)
-        return self.answer
+        return self.response
 
 
 class Session:
@@ -69,8 +69,10 @@ def signed_region(recorder: Recorder) -> str:
     return authorization.split("/")[2]
 
 
-def refused(answer: Answer, url: str = URL) -> BrokerClientError:
-    source = TokenSource(url, "deals", session=KEY, region="eu-west-1", transport=Recorder(answer))
+def refused(response: Response, url: str = URL) -> BrokerClientError:
+    source = TokenSource(
+        url, "deals", session=KEY, region="eu-west-1", transport=Recorder(response)
+    )
     with pytest.raises(BrokerClientError) as raised:
         source.get()
     return raised.value
@@ -126,7 +128,7 @@ def test_region_and_credentials_may_be_a_boto3_or_a_botocore_sessions():
         assert signed_region(recorder) == "eu-central-1"
 
 
-def test_ordinary_chain_is_asked_at_the_first_request_only(monkeypatch: pytest.MonkeyPatch):
+def test_ordinary_chain_is_sent_at_the_first_request_only(monkeypatch: pytest.MonkeyPatch):
     recorder = Recorder()
     source = TokenSource(LOCAL_URL, "deals", transport=recorder)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
@@ -154,7 +156,7 @@ def test_credentials_are_frozen_anew_for_each_request():
 
 
 def test_report_is_signed_json():
-    recorder = Recorder(Answer(status=202))
+    recorder = Recorder(Response(status=202))
     TokenSource(URL, "deals", session=KEY, transport=recorder).reject(TOKEN)
     (request,) = recorder.requests
     assert (request.method, request.url) == ("POST", f"{URL}/tokens/deals/rejection")
@@ -183,7 +185,7 @@ def test_credentials_that_cannot_be_renewed_are_named():
 
 def test_403_of_iam_names_the_action_and_the_resource():
     error = refused(
-        Answer(status=403, headers={"x-amzn-errortype": "AccessDeniedException"}, body=b"{}")
+        Response(status=403, headers={"x-amzn-errortype": "AccessDeniedException"}, body=b"{}")
     )
     assert isinstance(error, NotAllowed)
     assert (error.grant, error.status, error.code) == ("deals", 403, "AccessDeniedException")
@@ -194,30 +196,32 @@ def test_403_of_iam_names_the_action_and_the_resource():
 
 
 def test_403_of_an_unknown_host_names_the_resource_as_far_as_it_is_known():
-    message = str(refused(Answer(status=403), LOCAL_URL))
+    message = str(refused(Response(status=403), LOCAL_URL))
     assert message.endswith("arn:aws:execute-api:eu-west-1:*:*/v1/GET/tokens/deals")
 
 
 @pytest.mark.parametrize(
-    ("answer", "hint"),
+    ("response", "hint"),
     [
-        (Answer(status=403, body=b'{"error": "access_denied"}'), "callers"),
+        (Response(status=403, body=b'{"error": "access_denied"}'), "callers"),
         (
-            Answer(status=403, headers={"x-amzn-errortype": "MissingAuthenticationTokenException"}),
+            Response(
+                status=403, headers={"x-amzn-errortype": "MissingAuthenticationTokenException"}
+            ),
             "TokenApiUrl",
         ),
-        (Answer(status=403, headers={"x-amzn-errortype": "InvalidSignatureException"}), "clock"),
+        (Response(status=403, headers={"x-amzn-errortype": "InvalidSignatureException"}), "clock"),
     ],
 )
-def test_other_403s_say_what_to_look_at(answer: Answer, hint: str):
-    error = refused(answer)
+def test_other_403s_say_what_to_look_at(response: Response, hint: str):
+    error = refused(response)
     assert isinstance(error, NotAllowed)
     assert hint in str(error)
 
 
 def test_text_of_api_gateway_that_quotes_signed_headers_is_not_repeated():
     error = refused(
-        Answer(
+        Response(
             status=403,
             headers={"x-amzn-errortype": "Bad Type: x-amz-security-token:a-session-token"},
             body=b'{"message": "The Canonical String \\nx-amz-security-token:a-session-token"}',
@@ -231,13 +235,13 @@ def test_text_of_api_gateway_that_quotes_signed_headers_is_not_repeated():
     [
         (400, InvalidRequest),
         (404, UnknownGrant),
-        (301, UnexpectedAnswer),
-        (401, UnexpectedAnswer),
-        (204, UnexpectedAnswer),
+        (301, UnexpectedResponse),
+        (401, UnexpectedResponse),
+        (204, UnexpectedResponse),
     ],
 )
 def test_status_is_a_typed_fact(status: int, leaf: type[BrokerClientError]):
-    error = refused(Answer(status=status, body=b'{"error": "a_code", "error_description": "no"}'))
+    error = refused(Response(status=status, body=b'{"error": "a_code", "error_description": "no"}'))
     assert type(error) is leaf
     assert str(error).startswith(f"grant deals: HTTP {status} (a_code): ")
 
@@ -258,7 +262,7 @@ def test_status_is_a_typed_fact(status: int, leaf: type[BrokerClientError]):
         ("expires_at", '"2025-03-01T12:10:00"'),
     ],
 )
-def test_answer_that_is_no_token_is_not_used(field: str, value: str):
+def test_response_that_is_no_token_is_not_used(field: str, value: str):
     fields = {
         "access_token": f'"{TOKEN}"',
         "token_type": '"Bearer"',
@@ -276,7 +280,7 @@ def test_answer_that_is_no_token_is_not_used(field: str, value: str):
         URL,
         "deals",
         session=KEY,
-        transport=Recorder(Answer(status=200, body=body.encode())),
+        transport=Recorder(Response(status=200, body=body.encode())),
         clock=clock,
         sleep=waited.append,
     )

@@ -14,7 +14,7 @@ URL = "https://enable.example/v1/deals"
 
 
 class Enable:
-    """Takes one token, on its own host; anyone else answers 401."""
+    """Takes one token, on its own host; any other host returns 401."""
 
     def __init__(self, accepted: str) -> None:
         self.accepted = accepted
@@ -98,7 +98,7 @@ def test_refusal_is_the_callers_when_there_is_no_replacement(send: Send):
     assert len(enable.seen) == 1
 
 
-def test_stranger_that_enable_redirects_to_gets_no_token_even_if_it_answers_401(send: Send):
+def test_stranger_that_enable_redirects_to_gets_no_token_even_if_it_returns_401(send: Send):
     source, enable = Source("old", "new"), Enable("old")
     enable.redirect_to = "https://stranger.example/"
     assert send(source, enable).status_code == 401

@@ -35,7 +35,7 @@ class Source:
 
 
 class Enable(BaseAdapter):
-    """Takes one token, on its own host; anyone else answers 401."""
+    """Takes one token, on its own host; any other host returns 401."""
 
     def __init__(self, accepted: str) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ def test_file_that_cannot_seek_is_not_sent_again():
     assert [content for _, _, content in enable.seen] == [b"sent"]
 
 
-def test_stranger_that_enable_redirects_to_gets_no_token_even_if_it_answers_401():
+def test_stranger_that_enable_redirects_to_gets_no_token_even_if_it_returns_401():
     source, enable = Source("old", "new"), Enable("old")
     enable.redirect_to = "https://stranger.example/"
     assert session_of(source, enable).get(URL).status_code == 401

@@ -9,10 +9,10 @@ import pytest
 from botocore.credentials import Credentials
 
 from enable_broker_client import (
-    Answer,
     NotAllowed,
     NoTokenInTime,
     Request,
+    Response,
     TokenSource,
     Transport,
     UnknownGrant,
@@ -51,13 +51,13 @@ class Broker:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.lock = threading.Lock()
-        self.asked: list[float] = []
+        self.requested: list[float] = []
         self.reports: list[bytes | None] = []
         self.timeouts: list[float] = []
-        self.fault: Answer | Exception | None = None
-        self.report_answer = Answer(status=202, body=b'{"status": "renewing"}')
+        self.fault: Response | Exception | None = None
+        self.report_response = Response(status=202, body=b'{"status": "renewing"}')
         self.expires_at: dict[str, float] = {}
-        self.on_ask: Callable[[], None] = lambda: None
+        self.on_request: Callable[[], None] = lambda: None
         self.renew()
 
     def renew(self, lifetime: float = LIFETIME) -> None:
@@ -67,25 +67,25 @@ class Broker:
     def left(self, token: str) -> float:
         return self.expires_at[token] - self.clock.now
 
-    def __call__(self, request: Request, /) -> Answer:
+    def __call__(self, request: Request, /) -> Response:
         self.timeouts.append(request.timeout)
         if request.method == "POST":
             self.reports.append(request.body)
-            return self.report_answer
+            return self.report_response
         with self.lock:
-            self.asked.append(self.clock.now)
-        self.on_ask()
+            self.requested.append(self.clock.now)
+        self.on_request()
         if isinstance(self.fault, Exception):
             raise self.fault
         return self.fault or self.vended()
 
-    def vended(self) -> Answer:
+    def vended(self) -> Response:
         # A wall clock that is decades off does no harm: expires_at is not reckoned with.
         body = (
             f'{{"access_token": "{self.current}", "token_type": "Bearer", "scope": "read:deals",'
             f' "expires_in": {int(self.left(self.current))}, "expires_at": "2001-01-01T00:00:00Z"}}'
         )
-        return Answer(status=200, body=body.encode())
+        return Response(status=200, body=body.encode())
 
 
 @pytest.fixture
@@ -115,9 +115,9 @@ def source_of(transport: Transport, clock: Clock, **options: timedelta) -> Token
     )
 
 
-def unavailable(retry_after: int | None = None) -> Answer:
+def unavailable(retry_after: int | None = None) -> Response:
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
-    return Answer(status=503, headers=headers)
+    return Response(status=503, headers=headers)
 
 
 def test_token_is_got_once_and_used_until_its_margin(
@@ -126,7 +126,7 @@ def test_token_is_got_once_and_used_until_its_margin(
     assert source.get() == "token-1"
     clock.now += LIFETIME - 60.5
     assert source.get() == "token-1"
-    assert len(broker.asked) == 1
+    assert len(broker.requested) == 1
 
 
 def test_token_is_renewed_within_its_margin(source: TokenSource, broker: Broker, clock: Clock):
@@ -134,7 +134,7 @@ def test_token_is_renewed_within_its_margin(source: TokenSource, broker: Broker,
     clock.now += LIFETIME - 60
     broker.renew()
     assert source.get() == "token-2"
-    assert len(broker.asked) == 2
+    assert len(broker.requested) == 2
 
 
 def test_margin_is_at_most_half_of_what_was_left(broker: Broker, clock: Clock):
@@ -143,13 +143,13 @@ def test_margin_is_at_most_half_of_what_was_left(broker: Broker, clock: Clock):
     assert source.get() == "token-2"
     clock.now += 9.5
     source.get()
-    assert len(broker.asked) == 1
+    assert len(broker.requested) == 1
     clock.now += 0.5
     source.get()
-    assert len(broker.asked) == 2
+    assert len(broker.requested) == 2
 
 
-def test_token_that_is_not_renewed_yet_is_asked_for_with_pauses(
+def test_token_that_is_not_renewed_yet_is_requested_with_pauses(
     source: TokenSource, broker: Broker, clock: Clock
 ):
     source.get()
@@ -157,7 +157,7 @@ def test_token_that_is_not_renewed_yet_is_asked_for_with_pauses(
     for _ in range(59):
         assert source.get() == "token-1"
         clock.now += 1
-    assert 2 < len(broker.asked) < 16
+    assert 2 < len(broker.requested) < 16
 
 
 def test_older_token_of_a_broker_that_remembers_one_does_not_replace_a_newer(
@@ -178,14 +178,14 @@ def test_broker_down_within_the_margin_leaves_the_live_token(
     for _ in range(20):
         assert source.get() == "token-1"
         clock.now += 1
-    assert len(broker.asked) <= 4, "a try each ten seconds"
+    assert len(broker.requested) <= 4, "a try each ten seconds"
     assert not clock.slept, "no one waits for an early renewal"
     assert max(broker.timeouts[1:]) <= 5
     broker.fault = None
     broker.renew()
     clock.now += 10
     assert source.get() == "token-2"
-    assert "the live one is used: no answer (ConnectionError)" in caplog.text
+    assert "the live one is used: no response (ConnectionError)" in caplog.text
 
 
 @pytest.mark.parametrize("status", [400, 403, 404])
@@ -193,7 +193,7 @@ def test_refusal_within_the_margin_leaves_the_live_token_until_it_expires(
     source: TokenSource, broker: Broker, clock: Clock, status: int
 ):
     source.get()
-    broker.fault = Answer(status=status)
+    broker.fault = Response(status=status)
     clock.now += LIFETIME - 1
     assert source.get() == "token-1"
     clock.now += 1
@@ -208,7 +208,7 @@ def test_retry_after_spaces_early_renewals(source: TokenSource, broker: Broker, 
     for _ in range(25):
         source.get()
         clock.now += 1
-    assert len(broker.asked) == 2
+    assert len(broker.requested) == 2
 
 
 def test_expired_token_is_never_given(source: TokenSource, broker: Broker, clock: Clock):
@@ -225,7 +225,7 @@ def test_token_that_has_expired_when_it_comes_is_not_given(
     source: TokenSource, broker: Broker, clock: Clock
 ):
     broker.renew(lifetime=0.5)
-    broker.on_ask = lambda: broker.renew() if clock.now > 1003 else None
+    broker.on_request = lambda: broker.renew() if clock.now > 1003 else None
     assert source.get() == "token-3"
 
 
@@ -239,10 +239,10 @@ def test_token_that_expires_while_its_renewal_fails_is_not_given(
         clock.now += 5
         broker.fault = None
         broker.renew()
-        broker.on_ask = lambda: None
+        broker.on_request = lambda: None
         raise TimeoutError
 
-    broker.on_ask = hang
+    broker.on_request = hang
     assert source.get() == "token-2"
 
 
@@ -253,12 +253,12 @@ def test_lifetime_counts_from_before_the_request(broker: Broker, clock: Clock):
         clock.now += 8
         broker.expires_at["token-1"] += 8  # expires_in is as it was when the request was sent
 
-    broker.on_ask = slow
-    asked_at = clock.now
+    broker.on_request = slow
+    sent_at = clock.now
     source.get()
     broker.fault = unavailable()
-    broker.on_ask = lambda: None
-    clock.now = asked_at + LIFETIME
+    broker.on_request = lambda: None
+    clock.now = sent_at + LIFETIME
     with pytest.raises(NoTokenInTime):
         source.get()
 
@@ -267,30 +267,30 @@ def test_lifetime_counts_from_before_the_request(broker: Broker, clock: Clock):
     "fault",
     [
         unavailable(),
-        Answer(status=429),
-        Answer(status=500),
-        Answer(status=504, body=b"<html>"),
+        Response(status=429),
+        Response(status=500),
+        Response(status=504, body=b"<html>"),
         ConnectionRefusedError(),
         TimeoutError(),
-        Answer(status=200, body=b"{}"),
-        Answer(status=200, body=b"welcome to the hotel's network"),
+        Response(status=200, body=b"{}"),
+        Response(status=200, body=b"welcome to the hotel's network"),
     ],
     ids=repr,
 )
 def test_outage_of_20_seconds_is_survived_without_a_token(
-    source: TokenSource, broker: Broker, clock: Clock, fault: Answer | Exception
+    source: TokenSource, broker: Broker, clock: Clock, fault: Response | Exception
 ):
     start = clock.now
     broker.fault = fault
 
-    def mend() -> None:
+    def recover() -> None:
         if clock.now >= start + 20:
             broker.fault = None
 
-    broker.on_ask = mend
+    broker.on_request = recover
     assert source.get() == "token-1"
     assert 20 <= clock.now - start <= 30
-    assert len(broker.asked) < 15
+    assert len(broker.requested) < 15
 
 
 def test_retry_after_is_honoured_and_the_last_attempt_is_at_the_end_of_the_budget(
@@ -300,10 +300,13 @@ def test_retry_after_is_honoured_and_the_last_attempt_is_at_the_end_of_the_budge
     broker.fault = unavailable(retry_after=12)
     with pytest.raises(NoTokenInTime, match="grant deals: no live token in time; last: HTTP 503"):
         source.get()
-    gaps = [after - before for before, after in zip(broker.asked, broker.asked[1:], strict=False)]
+    gaps = [
+        after - before
+        for before, after in zip(broker.requested, broker.requested[1:], strict=False)
+    ]
     assert gaps[:-1]
     assert all(12 < gap <= 13 for gap in gaps[:-1])
-    assert broker.asked[-1] - start == pytest.approx(30)
+    assert broker.requested[-1] - start == pytest.approx(30)
     assert broker.timeouts[-1] == 1
 
 
@@ -319,13 +322,13 @@ def test_waits_grow_to_a_cap_with_jitter(broker: Broker, clock: Clock):
 
 
 @pytest.mark.parametrize(("status", "error"), [(403, NotAllowed), (404, UnknownGrant)])
-def test_lasting_refusal_is_not_asked_for_again(
+def test_lasting_refusal_is_not_requested_again(
     source: TokenSource, broker: Broker, status: int, error: type[Exception]
 ):
-    broker.fault = Answer(status=status)
+    broker.fault = Response(status=status)
     with pytest.raises(error):
         source.get()
-    assert len(broker.asked) == 1
+    assert len(broker.requested) == 1
 
 
 @contextmanager
@@ -354,29 +357,29 @@ def test_20_threads_over_three_lifetimes_make_one_call_for_each(
                 assert left > 0
             clock.now += 12
     assert used == {"token-1", "token-2", "token-3"}
-    assert len(broker.asked) == 3
+    assert len(broker.requested) == 3
 
 
 def test_threads_without_a_token_wait_for_one_call(source: TokenSource, broker: Broker):
     arrived = threading.Barrier(THREADS + 1)
-    asked = threading.Event()
+    requested = threading.Event()
 
     def hold() -> None:
-        asked.set()
+        requested.set()
         arrived.wait(timeout=10)
 
     def get() -> str:
         arrived.wait(timeout=10)
         return source.get()
 
-    broker.on_ask = hold
+    broker.on_request = hold
     with callers() as pool:
         first = pool.submit(source.get)
-        assert asked.wait(timeout=10)
+        assert requested.wait(timeout=10)
         others = [pool.submit(get) for _ in range(THREADS - 1)]
         arrived.wait(timeout=10)
         assert {call.result(timeout=10) for call in (first, *others)} == {"token-1"}
-    assert len(broker.asked) == 1
+    assert len(broker.requested) == 1
 
 
 def test_threads_do_not_wait_for_an_early_renewal(
@@ -384,22 +387,22 @@ def test_threads_do_not_wait_for_an_early_renewal(
 ):
     source.get()
     clock.now += LIFETIME - 60
-    asked, answer = threading.Event(), threading.Event()
+    requested, response = threading.Event(), threading.Event()
 
     def hold() -> None:
-        asked.set()
-        assert answer.wait(timeout=10)
+        requested.set()
+        assert response.wait(timeout=10)
 
-    broker.on_ask = hold
+    broker.on_request = hold
     broker.renew()
     with callers(1) as pool:
         renewing = pool.submit(source.get)
-        assert asked.wait(timeout=10)
+        assert requested.wait(timeout=10)
         assert {source.get() for _ in range(THREADS)} == {"token-1"}
-        answer.set()
+        response.set()
         assert renewing.result(timeout=10) == "token-2"
     assert source.get() == "token-2"
-    assert len(broker.asked) == 2
+    assert len(broker.requested) == 2
 
 
 class RememberingLock:
@@ -422,20 +425,20 @@ def test_thread_that_waits_for_another_waits_no_longer_than_its_own_budget(
 ):
     source = source_of(broker, clock, retry_budget=timedelta(milliseconds=50))
     source._lock = lock = RememberingLock()  # type: ignore[assignment]
-    asked, answer = threading.Event(), threading.Event()
+    requested, response = threading.Event(), threading.Event()
 
     def hold() -> None:
-        asked.set()
-        assert answer.wait(timeout=10)
+        requested.set()
+        assert response.wait(timeout=10)
 
-    broker.on_ask = hold
+    broker.on_request = hold
     with callers(1) as pool:
         first = pool.submit(source.get)
-        assert asked.wait(timeout=10)
-        with pytest.raises(NoTokenInTime, match="another thread is asking"):
+        assert requested.wait(timeout=10)
+        with pytest.raises(NoTokenInTime, match="another thread is requesting it"):
             source.get()
         assert lock.timeouts == pytest.approx([0.05, 0.05])
-        answer.set()
+        response.set()
         assert first.result(timeout=10) == "token-1"
 
 
@@ -445,12 +448,12 @@ def test_rejected_token_is_reported_and_passed_over_until_another_is_vended(
     token = source.get()
     start = clock.now
 
-    def mend() -> None:
+    def recover() -> None:
         if clock.now > start + 3:
-            broker.on_ask = lambda: None
+            broker.on_request = lambda: None
             broker.renew()
 
-    broker.on_ask = mend
+    broker.on_request = recover
     source.reject(token)
     assert broker.reports == [b'{"fingerprint": "%s"}' % fingerprint(token).encode()]
     assert source.get() == "token-2"
@@ -473,7 +476,7 @@ def test_token_is_reported_once_however_many_threads_saw_the_401(
     with callers() as pool:
         assert set(pool.map(source.replacement, [token] * THREADS)) == {"token-2"}
     assert len(broker.reports) == 1
-    assert len(broker.asked) == 2
+    assert len(broker.requested) == 2
 
 
 def test_late_report_of_an_older_token_keeps_the_newer_one(source: TokenSource, broker: Broker):
@@ -483,14 +486,14 @@ def test_late_report_of_an_older_token_keeps_the_newer_one(source: TokenSource, 
     assert source.get() == "token-2"
     source.reject("token-0")
     assert source.get() == "token-2"
-    assert len(broker.asked) == 2
+    assert len(broker.requested) == 2
 
 
 @pytest.mark.parametrize("status", [403, 404])
 def test_broker_without_the_rejection_route_is_not_bothered_again(
     source: TokenSource, broker: Broker, status: int
 ):
-    broker.report_answer = Answer(status=status)
+    broker.report_response = Response(status=status)
     assert source.replacement(source.get()) is None
     assert len(broker.reports) == 1
 
@@ -500,10 +503,10 @@ def test_report_that_did_not_get_through_is_made_again(
     source: TokenSource, broker: Broker, status: int
 ):
     token = source.get()
-    broker.report_answer = Answer(status=status)
+    broker.report_response = Response(status=status)
     source.reject(token)
-    broker.report_answer = Answer(status=202)
-    broker.on_ask = lambda: broker.renew() if len(broker.asked) == 5 else None
+    broker.report_response = Response(status=202)
+    broker.on_request = lambda: broker.renew() if len(broker.requested) == 5 else None
     assert source.get() == "token-2"
     assert len(broker.reports) == 2
 

@@ -11,24 +11,24 @@ from enable_broker_client.errors import (
     NotAllowed,
     NotConfigured,
     NoTokenInTime,
-    UnexpectedAnswer,
+    UnexpectedResponse,
     UnknownGrant,
 )
 from enable_broker_client.source import TokenSource
-from enable_broker_client.transport import Answer, Request, Transport, Urllib3Transport
+from enable_broker_client.transport import Request, Response, Transport, Urllib3Transport
 
 __all__ = [
-    "Answer",
     "BrokerClientError",
     "InvalidRequest",
     "NoTokenInTime",
     "NotAllowed",
     "NotConfigured",
     "Request",
+    "Response",
     "Token",
     "TokenSource",
     "Transport",
-    "UnexpectedAnswer",
+    "UnexpectedResponse",
     "UnknownGrant",
     "Urllib3Transport",
     "fingerprint",

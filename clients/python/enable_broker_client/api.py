@@ -1,4 +1,4 @@
-"""The broker's HTTP API as one grant's caller sees it: signs, asks once, reads the answer."""
+"""The broker's HTTP API for one grant: sign, send one request, read the response."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ from enable_broker_client.errors import (
     InvalidRequest,
     NotAllowed,
     NotNow,
-    UnexpectedAnswer,
+    UnexpectedResponse,
     UnknownGrant,
 )
 from enable_broker_client.signing import Signer
-from enable_broker_client.transport import Answer, Request, Transport
+from enable_broker_client.transport import Request, Response, Transport
 
 _GRANT: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")  # what a header can carry
@@ -90,17 +90,17 @@ class TokenApi:
                 one than it remembers.
 
         Returns:
-            The token, and the whole seconds that it lived on when the broker answered.
+            The token, and the whole seconds that it lived on when the broker responded.
 
         Raises:
             NotNow: the next attempt may succeed.
             BrokerClientError: it would not.
         """
         url = f"{self._url}?other_than={other_than}" if other_than else self._url
-        answer = self._send("GET", url, None, timeout)
-        if answer.status == 200:
-            return _read_token(answer)
-        raise self._refusal(answer)
+        response = self._send("GET", url, None, timeout)
+        if response.status == 200:
+            return _read_token(response)
+        raise self._refusal(response)
 
     def report(self, token_fingerprint: str, timeout: float) -> int:
         """Tell the broker once that Enable refused a token.
@@ -114,31 +114,32 @@ class TokenApi:
             NotConfigured: the request cannot be signed.
         """
         body = json.dumps({"fingerprint": token_fingerprint}).encode()
-        answer = self._send("POST", f"{self._url}/rejection", body, timeout)
-        _raise_if_passing(answer)
-        return answer.status
+        response = self._send("POST", f"{self._url}/rejection", body, timeout)
+        _raise_if_passing(response)
+        return response.status
 
-    def _send(self, method: str, url: str, body: bytes | None, timeout: float) -> Answer:
+    def _send(self, method: str, url: str, body: bytes | None, timeout: float) -> Response:
         headers = self._signer.headers(method, url, body)
         request = Request(method=method, url=url, headers=headers, body=body, timeout=timeout)
         try:
             return self._transport(request)
-        except (OSError, HTTPError, ValueError) as error:  # the last: a chunk of no sound length
+        except (OSError, HTTPError, ValueError) as error:  # the last: a chunk of an invalid length
             kind = type(error).__name__
-        # Raised out here: a cause that broke off in the middle of an answer holds the beginning.
-        raise NotNow(f"no answer ({kind})")
+        # Raised out here: a cause that broke off in the middle of a response holds the beginning.
+        raise NotNow(f"no response ({kind})")
 
-    def _refusal(self, answer: Answer) -> Exception:
-        """What the caller of `vend` is told of an answer without a token."""
-        _raise_if_passing(answer)
-        code = _wire_code(answer)
+    def _refusal(self, response: Response) -> Exception:
+        """The error for a response without a token."""
+        _raise_if_passing(response)
+        code = _wire_code(response)
         known = {
             400: (InvalidRequest, "the broker does not understand the request"),
             403: (NotAllowed, self._why_not_allowed(code)),
             404: (UnknownGrant, "no such grant"),
         }
-        leaf, message = known.get(answer.status, (UnexpectedAnswer, "not an answer of the broker"))
-        return leaf(message, grant=self.grant, status=answer.status, code=code)
+        unexpected = (UnexpectedResponse, "not a response of the broker")
+        leaf, message = known.get(response.status, unexpected)
+        return leaf(message, grant=self.grant, status=response.status, code=code)
 
     def _why_not_allowed(self, code: str) -> str:
         if code == "access_denied":
@@ -161,12 +162,12 @@ def _is_loopback(hostname: str) -> bool:
         return hostname == "localhost" or hostname.endswith(".localhost")
 
 
-def _raise_if_passing(answer: Answer) -> None:
+def _raise_if_passing(response: Response) -> None:
     """Raise NotNow for what may be gone at the next attempt: 429 and 5xx."""
-    if answer.status == 429 or answer.status >= 500:
-        retry_after = answer.headers.get("retry-after", "")
+    if response.status == 429 or response.status >= 500:
+        retry_after = response.headers.get("retry-after", "")
         seconds = int(retry_after) if _DIGITS.fullmatch(retry_after) else 0
-        raise NotNow(f"HTTP {answer.status}", status=answer.status, retry_after=seconds)
+        raise NotNow(f"HTTP {response.status}", status=response.status, retry_after=seconds)
 
 
 def _read_object(body: bytes) -> Mapping[str, object]:
@@ -178,13 +179,13 @@ def _read_object(body: bytes) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _read_token(answer: Answer) -> tuple[Token, int]:
+def _read_token(response: Response) -> tuple[Token, int]:
     """Read a 200.
 
     Raises:
-        NotNow: it holds no token: whoever answered, it was not the broker.
+        NotNow: it holds no token, so it does not come from the broker.
     """
-    body = _read_object(answer.body)
+    body = _read_object(response.body)
     access_token, expires_in = body.get("access_token"), body.get("expires_in")
     expires_at = _read_time(body.get("expires_at"))
     if (
@@ -209,7 +210,7 @@ def _read_time(value: object) -> datetime | None:
     return time if time.tzinfo else None
 
 
-def _wire_code(answer: Answer) -> str:
+def _wire_code(response: Response) -> str:
     """The broker's own `error`, else the type of API Gateway's; empty if neither is plain."""
-    code = _read_object(answer.body).get("error") or answer.headers.get("x-amzn-errortype", "")
+    code = _read_object(response.body).get("error") or response.headers.get("x-amzn-errortype", "")
     return code if isinstance(code, str) and _CODE.fullmatch(code) else ""

@@ -1,11 +1,11 @@
 """Everything the client can fail with, as one tree.
 
 BrokerClientError
-├── NotConfigured      no AWS credentials, or no region: the deployer mends it
+├── NotConfigured      no AWS credentials, or no region: the deployer fixes it
 ├── InvalidRequest     400: the broker does not understand the request
 ├── NotAllowed         403: IAM, or the grant's `callers`
 ├── UnknownGrant       404: no such grant
-├── UnexpectedAnswer   a status that the broker's contract does not have
+├── UnexpectedResponse a status that the broker's contract does not have
 ├── NoTokenInTime      the retry budget is spent
 └── NotNow             one attempt failed, the next may not; never leaves `TokenSource`
 
@@ -26,7 +26,7 @@ class _Refused(BrokerClientError):
     """The broker said no, and would say so again.
 
     Attributes:
-        grant: the grant that was asked for.
+        grant: the grant that was requested.
         status: the HTTP status.
         code: the wire code: the body's `error`, else API Gateway's error type; may be empty.
     """
@@ -50,16 +50,16 @@ class UnknownGrant(_Refused):
     """The broker keeps no grant of this name."""
 
 
-class UnexpectedAnswer(_Refused):
-    """The answer is none of the broker's: is the URL the stack's `TokenApiUrl`?"""
+class UnexpectedResponse(_Refused):
+    """The response is not one of the broker: is the URL the stack's `TokenApiUrl`?"""
 
 
 class NoTokenInTime(BrokerClientError):
     """The retry budget is spent, and there is still no live token.
 
     Attributes:
-        grant: the grant that was asked for.
-        last_status: the last HTTP status; None if the last attempt got no answer.
+        grant: the grant that was requested.
+        last_status: the last HTTP status; None if the last attempt got no response.
         reason: what was wrong with the last attempt.
     """
 
@@ -74,8 +74,8 @@ class NotNow(BrokerClientError):
     """One attempt failed in a way that the next may not.
 
     Attributes:
-        status: the HTTP status; None without an answer.
-        retry_after: the seconds that a `Retry-After` header asked for; 0 without one.
+        status: the HTTP status; None without a response.
+        retry_after: the seconds that a `Retry-After` header named; 0 without one.
     """
 
     def __init__(self, reason: str, *, status: int | None = None, retry_after: float = 0) -> None:

@@ -9,7 +9,7 @@ from enable_broker_client.source import TokenSource
 
 
 class BrokerAuth(httpx.Auth):
-    """Sets the bearer token; a token that Enable answers 401 to is reported and replaced once.
+    """Sets the bearer token; a token that Enable returns 401 to is reported and replaced once.
 
     A request is sent again if its body is in memory: none, bytes, text, a form or JSON.
 

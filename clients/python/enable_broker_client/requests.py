@@ -10,7 +10,7 @@ from enable_broker_client.source import TokenSource
 
 
 class BrokerAuth(AuthBase):
-    """Sets the bearer token; a token that Enable answers 401 to is reported and replaced once.
+    """Sets the bearer token; a token that Enable returns 401 to is reported and replaced once.
 
     A request is sent again if its body can be: none, bytes, text, or a file that can seek.
 

@@ -28,7 +28,7 @@ class Signer:
     """Signs requests to one API.
 
     Args:
-        url: any URL of the API; an execute-api host tells the region.
+        url: any URL of the API; an execute-api host names the region.
         session: None is botocore's own, made at the first request.
         region: what to sign for where no host tells it; None is the session's.
         host: the Host header, where it is not the URL's.

@@ -70,7 +70,7 @@ class TokenSource:
         url: the stack's `TokenApiUrl`.
         grant: the grant's name.
         session: a boto3 or botocore session; by default botocore's, made at the first request.
-        region: what to sign for where no execute-api host tells it; by default the session's.
+        region: what to sign for where no execute-api host names it; by default the session's.
         min_ttl: the margin before expiry, at most half of what was left when the token was got.
         retry_budget: how long a call may go on asking when there is no live token; a request
             begun at its end may take a second more.
@@ -108,7 +108,7 @@ class TokenSource:
         self._held: _Held | None = None
         self._rejected: deque[str] = deque(maxlen=16)
         self._unreported: str | None = None
-        self._last_failure: tuple[int | None, str] = (None, "another thread is asking")
+        self._last_failure: tuple[int | None, str] = (None, "another thread is requesting it")
 
     def get(self) -> str:
         """The access token, live now.
@@ -123,7 +123,7 @@ class TokenSource:
 
         Raises:
             NoTokenInTime: there is none, and none came within the retry budget.
-            NotAllowed, UnknownGrant, NotConfigured, InvalidRequest, UnexpectedAnswer: there is
+            NotAllowed, UnknownGrant, NotConfigured, InvalidRequest, UnexpectedResponse: there is
                 none, and asking again would not help.
         """
         deadline = self._clock() + self._budget
@@ -133,7 +133,7 @@ class TokenSource:
         return held.token
 
     def reject(self, token: str) -> None:
-        """Drop a token that Enable answered 401 to, and tell the broker. Never raises.
+        """Drop a token that Enable refused with 401, and tell the broker. Never raises.
 
         The broker still vends it until it has renewed the grant; such a token is passed over.
         """

@@ -1,4 +1,4 @@
-"""One HTTP request, its answer, and how they travel: replaceable, so that tests need no socket."""
+"""One HTTP request, its response, and the way there: replaceable, so that tests need no socket."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ class Request:
     """A signed request to the broker.
 
     Attributes:
-        timeout: seconds to connect, and seconds between two pieces of the answer.
+        timeout: seconds to connect, and seconds between two pieces of the response.
     """
 
     method: str
@@ -25,8 +25,8 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the broker answered; its repr holds no token.
+class Response:
+    """What the broker sent; its repr holds no token.
 
     Attributes:
         headers: by lower-case name.
@@ -40,8 +40,8 @@ class Answer:
 class Transport(Protocol):
     """Sends a request once: no retries, no redirects."""
 
-    def __call__(self, request: Request, /) -> Answer:
-        """Return the answer, whatever its status.
+    def __call__(self, request: Request, /) -> Response:
+        """Return the response, whatever its status.
 
         Raises:
             OSError or urllib3.exceptions.HTTPError: there was none.
@@ -59,8 +59,8 @@ class Urllib3Transport:
     def __init__(self, pool: urllib3.PoolManager | None = None) -> None:
         self._pool = pool or urllib3.PoolManager()
 
-    def __call__(self, request: Request, /) -> Answer:
-        """Return the answer.
+    def __call__(self, request: Request, /) -> Response:
+        """Return the response.
 
         Raises:
             urllib3.exceptions.HTTPError: there was none.
@@ -83,6 +83,6 @@ class Urllib3Transport:
         if len(body) < _MAX_BODY_BYTES:
             response.release_conn()
         else:
-            response.close()  # whoever answers so much is not the broker
+            response.close()  # the broker sends less
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(status=response.status, headers=headers, body=body)
+        return Response(status=response.status, headers=headers, body=body)
