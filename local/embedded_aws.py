@@ -134,13 +134,7 @@ class EmbeddedAws:
         )
         self._log = (self.folder / "server.log").open("wb")
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "local.embedded_aws_server",
-                str(bare / "bin" / "python"),
-                str(self._minute),
-            ],
+            [sys.executable, "-m", *self._module(bare / "bin" / "python")],
             cwd=Path(__file__).resolve().parent.parent,
             env={
                 "PATH": os.environ.get("PATH", ""),
@@ -161,6 +155,10 @@ class EmbeddedAws:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
+
+    def _module(self, lambda_python: Path) -> list[str]:
+        """What Python runs as the server, with its arguments."""
+        return ["local.embedded_aws_server", str(lambda_python), str(self._minute)]
 
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS

@@ -1,9 +1,9 @@
 """The broker's whole life in an account of its own, at the most talkative settings there are.
 
 Afterwards: each role was allowed what it needed, can reach nothing else of what is there, and
-nothing that was written holds a secret. What IAM was asked is the embedded AWS's own record.
-What it does not ask IAM about is derived from what was done, as AWS documents it: the key that
-Parameter Store and Secrets Manager use in the role's name, the log and the failure queue that
+nothing that was written holds a secret. What IAM was asked is the embedded AWS's own record, the
+key that Parameter Store and Secrets Manager use in the role's name included. What it does not ask
+IAM about is derived from what was done, as AWS documents it: the log and the failure queue that
 Lambda writes to, and the schedule's call. All of it is evaluated on the roles' deployed policies.
 """
 
@@ -262,22 +262,6 @@ def needed_by_record(stack: BrokerStack, role: str, function: str) -> Iterator[d
             yield entry
 
 
-def through_the_key(key: str, entry: dict, is_encrypted: set[str]) -> Iterator[Call]:
-    """What a service asks of the key in the caller's name (KMS and Systems Manager guides)."""
-    action, resource, request = entry["action"], entry["resource"], entry["request"]
-    service = action.partition(":")[0]
-    kind = {"secretsmanager": "SecretARN", "ssm": "PARAMETER_ARN"}.get(service, "")
-    context = key_context(service, kind, resource)
-    if action == "secretsmanager:GetSecretValue":
-        yield Call("kms:Decrypt", key, context)
-    if action == "ssm:GetParameter" and request.get("WithDecryption") and resource in is_encrypted:
-        yield Call("kms:Decrypt", key, context)
-    if action == "ssm:PutParameter" and request["Type"] == "SecureString":
-        assert request["KeyId"] == key
-        is_standard = request["value_bytes"] <= STANDARD_TIER_BYTES
-        yield Call("kms:Encrypt" if is_standard else "kms:GenerateDataKey", key, context)
-
-
 def key_context(service: str, kind: str, arn: str) -> frozenset[tuple[str, str]]:
     return frozenset(
         {
@@ -398,7 +382,6 @@ def run(deployed: Deployed) -> Iterator[FullRun]:
 def what_was_needed(
     stack: BrokerStack,
 ) -> tuple[dict[str, list[dict]], dict[str, frozenset[Call]]]:
-    is_encrypted, key = encrypted_parameters(stack), key_arn(stack)
     groups = {
         role: f"/enable-token-broker/{STACK_NAME}/{name}"
         for role, name in zip(FUNCTIONS, ("token-refresher", "token-vendor"), strict=True)
@@ -407,8 +390,12 @@ def what_was_needed(
     for role, output in FUNCTIONS.items():
         entries = list(needed_by_record(stack, stack.resource(role), stack.outputs[output]))
         recorded[role] = entries
-        asked = {Call(entry["action"], entry["resource"]) for entry in entries}
-        asked.update(call for e in entries for call in through_the_key(key, e, is_encrypted))
+        asked = {
+            Call(entry["action"], entry["resource"], frozenset(entry["context"].items()))
+            for entry in entries
+        }
+        keys = {call.resource for call in asked if call.action.startswith("kms:")}
+        assert keys == {key_arn(stack)}
         asked.update(log_calls(stack, groups[role]))
         needed[role] = frozenset(asked)
     queue = stack.resource("RefreshFailuresQueue").rpartition("/")[2]

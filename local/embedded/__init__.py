@@ -1,0 +1,19 @@
+"""Where ministack differs from AWS, and this project would notice: one module for each service.
+
+A correction replaces names of a pinned release from inside, because nothing public does it. Each
+says which page of AWS it follows. tests/integration/test_embedded_aws.py shows what ministack alone
+would do. docs/develop.md lists what is still not as in AWS.
+"""
+
+from local.embedded import api_gateway, dashboards, environments, keys, parameters, schedules
+
+
+def correct() -> None:
+    """Correct ministack in this process, before it serves."""
+    api_gateway.apply_resource_policies()
+    dashboards.belong_to_the_account()
+    environments.end_alone()
+    environments.survive_errors()
+    keys.check_every_use()
+    parameters.authorize_each_name()
+    schedules.refuse_a_second_of_one_name()

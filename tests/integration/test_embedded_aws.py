@@ -1,0 +1,316 @@
+"""The embedded AWS refuses what AWS refuses; ministack alone would not."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from local.broker_stack import wait_until
+from local.callers import create_role
+from local.embedded_aws import REGION, EmbeddedAws
+
+ACCOUNT = "121212121212"
+KEYS = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/*"
+TOKENS = f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/tokens/*"
+SECRETS = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:corrected/*"
+
+
+class Ministack(EmbeddedAws):
+    """The embedded AWS without a correction."""
+
+    def _module(self, lambda_python: Path) -> list[str]:  # noqa: ARG002 - runs no function
+        return ["ministack"]
+
+
+@dataclass
+class Cloud:
+    aws: EmbeddedAws
+
+    @cached_property
+    def owner(self) -> boto3.Session:
+        return self.aws.administrator(ACCOUNT)
+
+    def role(self, name: str, *statements: dict[str, Any]) -> boto3.Session:
+        """A session of a new role that may do what the statements say, and nothing else."""
+        policy = {
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Allow"} | s for s in statements],
+        }
+        return self.aws.session(create_role(self.owner, name, json.dumps(policy)))
+
+    def key(self) -> str:
+        return self.owner.client("kms").create_key()["KeyMetadata"]["Arn"]
+
+    def put(self, name: str, key: str, session: boto3.Session | None = None, **more: str) -> None:
+        (session or self.owner).client("ssm").put_parameter(
+            **{"Name": name, "Value": "x", "Type": "SecureString", "KeyId": key} | more,
+            Overwrite=True,
+        )
+
+    def deploy(self, stack: str, resource: dict[str, Any], region: str = REGION) -> tuple[str, str]:
+        """Create a stack of one resource: its status, and why the resource failed."""
+        cloudformation = self.owner.client("cloudformation", region_name=region)
+        cloudformation.create_stack(
+            StackName=stack, TemplateBody=json.dumps({"Resources": {"Only": resource}})
+        )
+
+        def status() -> str:
+            return cloudformation.describe_stacks(StackName=stack)["Stacks"][0]["StackStatus"]
+
+        wait_until(
+            lambda: not status().endswith("_IN_PROGRESS"), seconds=20, what=f"the stack {stack}"
+        )
+        events = cloudformation.describe_stack_events(StackName=stack)["StackEvents"]
+        return status(), " ".join(event.get("ResourceStatusReason", "") for event in events)
+
+
+@pytest.fixture(scope="module")
+def corrected(embedded_aws: EmbeddedAws) -> Cloud:
+    return Cloud(embedded_aws)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[Cloud]:
+    with Ministack() as aws:
+        yield Cloud(aws)
+
+
+def error_of(call: Any, **arguments: Any) -> str:
+    """AWS's error code; empty if the call succeeds."""
+    try:
+        call(**arguments)
+    except ClientError as error:
+        return error.response["Error"]["Code"]
+    return ""
+
+
+# ── EventBridge Scheduler and CloudWatch ──────────────────────────────────────────────────────
+
+
+def schedule(expression: str) -> dict[str, Any]:
+    target = {
+        "Arn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:q",
+        "RoleArn": f"arn:aws:iam::{ACCOUNT}:role/r",
+    }
+    return {
+        "Type": "AWS::Scheduler::Schedule",
+        "Properties": {
+            "Name": "only-one",
+            "ScheduleExpression": expression,
+            "FlexibleTimeWindow": {"Mode": "OFF"},
+            "Target": target,
+        },
+    }
+
+
+def second_schedule(cloud: Cloud) -> tuple[str, str, str]:
+    first, _ = cloud.deploy("schedule-1", schedule("rate(1 hour)"))
+    assert first == "CREATE_COMPLETE"
+    status, why = cloud.deploy("schedule-2", schedule("rate(2 hours)"))
+    kept = cloud.owner.client("scheduler").get_schedule(Name="only-one")
+    return status, why, kept["ScheduleExpression"]
+
+
+def test_second_schedule_of_a_name_fails_its_stack_and_leaves_the_first(
+    corrected: Cloud, plain: Cloud
+):
+    assert second_schedule(plain)[0] == "CREATE_COMPLETE"
+    status, why, kept = second_schedule(corrected)
+    assert (status, kept) == ("ROLLBACK_COMPLETE", "rate(1 hour)")
+    assert "ConflictException" in why
+
+
+def second_dashboard(cloud: Cloud) -> tuple[str, str, list[str]]:
+    properties = {"DashboardName": "only-one", "DashboardBody": '{"widgets": []}'}
+    resource = {"Type": "AWS::CloudWatch::Dashboard", "Properties": properties}
+    first, _ = cloud.deploy("dashboard", resource)
+    assert first == "CREATE_COMPLETE"
+    status, why = cloud.deploy("dashboard", resource, "us-east-1")
+    here = cloud.owner.client("cloudwatch").list_dashboards()["DashboardEntries"]
+    return status, why, [dashboard["DashboardName"] for dashboard in here]
+
+
+def test_dashboard_of_a_name_that_another_region_has_fails_its_stack(
+    corrected: Cloud, plain: Cloud
+):
+    assert second_dashboard(plain)[0] == "CREATE_COMPLETE"
+    status, why, kept = second_dashboard(corrected)
+    assert (status, kept) == ("ROLLBACK_COMPLETE", ["only-one"])
+    assert "already exists" in why
+
+
+def test_dashboards_are_listed_in_every_region(corrected: Cloud, plain: Cloud):
+    def seen(cloud: Cloud) -> list[str]:
+        body = '{"widgets": []}'
+        cloud.owner.client("cloudwatch").put_dashboard(DashboardName="seen", DashboardBody=body)
+        elsewhere = cloud.owner.client("cloudwatch", region_name="ap-south-1")
+        entries = elsewhere.list_dashboards(DashboardNamePrefix="seen")["DashboardEntries"]
+        return [entry["DashboardName"] for entry in entries]
+
+    assert (seen(plain), seen(corrected)) == ([], ["seen"])
+
+
+# ── Parameter Store ──────────────────────────────────────────────────────────────────────────
+
+
+def names_allowed(cloud: Cloud) -> list[str]:
+    """What a role that may read the tokens gets for names and paths within and outside them."""
+    actions = ["ssm:GetParameters", "ssm:GetParametersByPath", "ssm:DeleteParameters"]
+    within = [TOKENS, TOKENS.removesuffix("/*")]
+    ssm = cloud.role("several", {"Action": actions, "Resource": within}).client("ssm")
+    for name in ("/tokens/a", "/tokens/b", "/other/c"):
+        cloud.owner.client("ssm").put_parameter(Name=name, Value="x", Type="String", Overwrite=True)
+    return [
+        error_of(ssm.get_parameters, Names=["/tokens/a", "/tokens/b"]),
+        error_of(ssm.get_parameters_by_path, Path="/tokens"),
+        error_of(ssm.get_parameters, Names=["/other/c"]),
+        error_of(ssm.get_parameters, Names=["/tokens/a", "/other/c"]),
+        error_of(ssm.get_parameters_by_path, Path="/other"),
+        error_of(ssm.get_parameters_by_path, Path="/", Recursive=True),
+        error_of(ssm.delete_parameters, Names=["/tokens/a", "/other/c"]),
+        error_of(ssm.delete_parameters, Names=["/tokens/a", "/tokens/b"]),
+    ]
+
+
+def test_calls_with_several_names_are_authorized_by_each_parameter(corrected: Cloud, plain: Cloud):
+    denied = "AccessDeniedException"
+    assert names_allowed(plain) == [denied] * 8
+    assert names_allowed(corrected) == ["", "", *[denied] * 5, ""]
+
+
+def kms(
+    *actions: str, service: str = "ssm", context: str = "PARAMETER_ARN", about: str = TOKENS
+) -> dict[str, Any]:
+    return {
+        "Action": [f"kms:{action}" for action in actions],
+        "Resource": KEYS,
+        "Condition": {
+            "StringEquals": {"kms:ViaService": f"{service}.{REGION}.amazonaws.com"},
+            "StringLike": {f"kms:EncryptionContext:{context}": about},
+        },
+    }
+
+
+BOTH = {
+    "Action": ["ssm:GetParameter", "ssm:PutParameter", "ssm:GetParameterHistory"],
+    "Resource": "*",
+}
+USES = {
+    "no statement": ((), "denied"),
+    "what it needs": ((kms("Decrypt", "Encrypt"),), ""),
+    "of another service": ((kms("Decrypt", "Encrypt", service="s3"),), "denied"),
+    "for another parameter": ((kms("Decrypt", "Encrypt", about=TOKENS + "/x"),), "denied"),
+    "in another context": ((kms("Decrypt", "Encrypt", context="SecretARN"),), "denied"),
+}
+
+
+@pytest.mark.parametrize("what", USES)
+def test_use_of_a_parameters_key_needs_its_own_permission(
+    corrected: Cloud, plain: Cloud, what: str
+):
+    statements, expected = USES[what]
+    name = "key-" + what.replace(" ", "-").replace("'", "")
+
+    def results(cloud: Cloud) -> set[str]:
+        key = cloud.key()
+        session = cloud.role(name, BOTH, *statements)
+        cloud.put("/tokens/deals", key)
+        ssm = session.client("ssm")
+        assert error_of(ssm.get_parameter, Name="/tokens/deals") == ""  # as it is stored
+        return {
+            error_of(ssm.get_parameter, Name="/tokens/deals", WithDecryption=True),
+            error_of(ssm.get_parameter_history, Name="/tokens/deals", WithDecryption=True),
+            error_of(cloud.put, name="/tokens/deals", key=key, session=session),
+        }
+
+    assert results(plain) == {""}
+    assert results(corrected) == {"AccessDeniedException" if expected else ""}
+
+
+def test_value_of_the_advanced_tier_needs_a_data_key(corrected: Cloud, plain: Cloud):
+    def result(cloud: Cloud) -> str:
+        session = cloud.role("advanced", BOTH, kms("Decrypt", "Encrypt"))
+        tier = {"Value": "x" * 5000, "Tier": "Intelligent-Tiering"}
+        return error_of(cloud.put, name="/tokens/long", key=cloud.key(), session=session, **tier)
+
+    assert (result(plain), result(corrected)) == ("", "AccessDeniedException")
+
+
+@pytest.mark.parametrize("end", ["disable_key", "schedule_key_deletion"])
+def test_parameter_of_an_unusable_key_is_unreadable_until_it_is_overwritten(
+    corrected: Cloud, plain: Cloud, end: str
+):
+    def results(cloud: Cloud) -> list[str]:
+        key, ssm = cloud.key(), cloud.owner.client("ssm")
+        cloud.put("/tokens/deals", key)
+        getattr(cloud.owner.client("kms"), end)(KeyId=key)
+        read = {"Name": "/tokens/deals", "WithDecryption": True}
+        several = {"Names": ["/tokens/deals"], "WithDecryption": True}
+        found = [
+            error_of(ssm.get_parameter, **read),
+            error_of(ssm.get_parameters, **several),
+            error_of(cloud.put, name="/tokens/deals", key=key),
+        ]
+        cloud.put("/tokens/deals", cloud.key())
+        return [*found, error_of(ssm.get_parameter, **read)]
+
+    assert results(plain) == ["", "", "", ""]
+    assert results(corrected) == ["InvalidKeyId", "InvalidKeyId", "InvalidKeyId", ""]
+
+
+# ── Secrets Manager ──────────────────────────────────────────────────────────────────────────
+
+
+def kms_of_secrets(*actions: str, context: str = "SecretARN") -> dict[str, Any]:
+    return kms(*actions, service="secretsmanager", context=context, about=SECRETS)
+
+
+DENIED = "AccessDeniedException"
+SECRET_USES = {
+    "nothing": ((), [DENIED, DENIED]),
+    "reading": ((kms_of_secrets("Decrypt"),), ["", DENIED]),
+    "reading and writing": ((kms_of_secrets("Decrypt", "GenerateDataKey"),), ["", ""]),
+    "another context": ((kms_of_secrets("Decrypt", context="PARAMETER_ARN"),), [DENIED, DENIED]),
+}
+
+
+@pytest.mark.parametrize("what", SECRET_USES)
+def test_use_of_a_secrets_key_needs_its_own_permission(corrected: Cloud, plain: Cloud, what: str):
+    statements, expected = SECRET_USES[what]
+    name = "secret-" + what.replace(" ", "-")
+
+    def results(cloud: Cloud) -> list[str]:
+        cloud.owner.client("secretsmanager").create_secret(
+            Name=f"corrected/{name}", KmsKeyId=cloud.key(), SecretString="x"
+        )
+        actions = ["secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue"]
+        secrets = cloud.role(name, {"Action": actions, "Resource": "*"}, *statements).client(
+            "secretsmanager"
+        )
+        return [
+            error_of(secrets.get_secret_value, SecretId=f"corrected/{name}"),
+            error_of(secrets.put_secret_value, SecretId=f"corrected/{name}", SecretString="y"),
+        ]
+
+    assert results(plain) == ["", ""]
+    assert results(corrected) == expected
+
+
+def test_secret_of_a_disabled_key_is_neither_read_nor_written(corrected: Cloud, plain: Cloud):
+    def results(cloud: Cloud) -> list[str]:
+        key, secrets = cloud.key(), cloud.owner.client("secretsmanager")
+        secrets.create_secret(Name="corrected/disabled", KmsKeyId=key, SecretString="x")
+        cloud.owner.client("kms").disable_key(KeyId=key)
+        return [
+            error_of(secrets.get_secret_value, SecretId="corrected/disabled"),
+            error_of(secrets.put_secret_value, SecretId="corrected/disabled", SecretString="y"),
+        ]
+
+    assert results(plain) == ["", ""]
+    assert results(corrected) == ["DecryptionFailure", "EncryptionFailure"]
