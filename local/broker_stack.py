@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cached_property
@@ -15,13 +16,14 @@ import boto3
 from botocore.credentials import Credentials
 
 from local.callers import TokenApi, assume_role
-from local.embedded_aws import ACCOUNT, EmbeddedAws
+from local.embedded_aws import ACCOUNT, REGION, EmbeddedAws
 
 if TYPE_CHECKING:
     from local.enable_stand_in import Client
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 STACK_NAME: Final = "enable-token-broker-dev"
+"""The stack of samconfig.toml's section `default`."""
 
 
 class ToolFailed(Exception):
@@ -35,16 +37,28 @@ class BrokerStack:
         aws: the cloud it is deployed to.
         account: the 12-digit account; accounts do not see each other.
         source: the folder with template.yaml.
+        stage: the section of samconfig.toml, as in `make deploy CONFIG=prod`.
 
     Attributes:
+        name: of the stack, from that section.
         build_folder: where the artifacts are built: this run's own, so that runs do not
             meet in one `.aws-sam`.
     """
 
-    def __init__(self, aws: EmbeddedAws, *, account: str = ACCOUNT, source: Path = ROOT) -> None:
+    def __init__(
+        self,
+        aws: EmbeddedAws,
+        *,
+        account: str = ACCOUNT,
+        source: Path = ROOT,
+        stage: str = "default",
+    ) -> None:
         self.aws = aws
         self.account = account
         self.source = source
+        self._stage = stage
+        stages = tomllib.loads((source / "samconfig.toml").read_text(encoding="utf-8"))
+        self.name: str = stages[stage]["global"]["parameters"]["stack_name"]
         self.build_folder = aws.folder / "sam-build"
         self.administrator: boto3.Session = aws.administrator(account)
 
@@ -70,9 +84,21 @@ class BrokerStack:
             str(self.build_folder / "template.yaml"),
             "--config-file",
             str(self.source / "samconfig.toml"),
+            "--config-env",
+            self._stage,
             "--parameter-overrides",
             *(f'ParameterKey={key},ParameterValue="{value}"' for key, value in overrides.items()),
         )
+
+    def delete(self) -> None:
+        """`sam delete`, and forget what was known of the stack.
+
+        Raises:
+            ToolFailed: with what it printed last.
+        """
+        self._sam("delete", "--stack-name", self.name, "--region", REGION, "--no-prompts")
+        self.__dict__.pop("outputs", None)
+        self.__dict__.pop("api", None)
 
     def _sam(self, *arguments: str) -> None:
         sam = Path(sys.executable).parent / "sam"
@@ -95,7 +121,7 @@ class BrokerStack:
     @cached_property
     def outputs(self) -> dict[str, str]:
         """The stack's outputs, by key."""
-        stacks = self.administrator.client("cloudformation").describe_stacks(StackName=STACK_NAME)
+        stacks = self.administrator.client("cloudformation").describe_stacks(StackName=self.name)
         return {o["OutputKey"]: o["OutputValue"] for o in stacks["Stacks"][0]["Outputs"]}
 
     @cached_property
@@ -106,7 +132,7 @@ class BrokerStack:
     def resource(self, logical_id: str) -> str:
         """The physical id of a resource."""
         detail = self.administrator.client("cloudformation").describe_stack_resource(
-            StackName=STACK_NAME, LogicalResourceId=logical_id
+            StackName=self.name, LogicalResourceId=logical_id
         )
         return detail["StackResourceDetail"]["PhysicalResourceId"]
 
@@ -132,7 +158,7 @@ class BrokerStack:
         next page, hence the start times.
         """
         pages = self.administrator.client("logs").get_paginator("filter_log_events")
-        group = f"/enable-token-broker/{STACK_NAME}/{function}"
+        group = f"/enable-token-broker/{self.name}/{function}"
         start = told = 0  # so many of the events at `start` have been yielded
         while True:
             found = [

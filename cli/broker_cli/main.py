@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from broker_cli import (
     audit,
     block,
+    cleanup,
     doctor,
     explain,
     failed_runs,
@@ -133,6 +134,7 @@ _add(
 )
 _add(block.block, "block", _ACT, "broker block deals --reason 'token leaked, case 1234'")
 _add(block.unblock, "unblock", _ACT, "broker unblock deals")
+_add(cleanup.cleanup, "cleanup", _ACT, "broker cleanup --stack enable-token-broker-dev")
 app.add_typer(grants.app, name="grants", rich_help_panel=_CALLERS)
 _add(
     token.policy,
