@@ -1,15 +1,17 @@
 """HTTP from memory: the functions' own client and parser, and the bytes of a made-up server.
 
 Only the socket is replaced. What reads the bytes is what reads them in Lambda: `http.client`,
-urllib3, and the connections of `token_refresher.enable.deadline`.
+urllib3, the connections of `token_refresher.enable.deadline`, and the client's transport.
 """
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import urllib3
 from urllib3.connection import HTTPConnection
 
+from enable_broker_client.transport import HttpTransport
 from token_refresher.enable import deadline
 
 
@@ -18,6 +20,10 @@ class _MemorySocket:
 
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
+        self._unread = io.BytesIO(answer)
+
+    def recv_into(self, buffer: memoryview) -> int:
+        return self._unread.readinto(buffer)
 
     def sendall(self, _data: bytes) -> None:
         pass
@@ -58,8 +64,12 @@ def refreshers_pool(answer: bytes) -> deadline.PoolManager:
     return pool
 
 
-def clients_pool(answer: bytes) -> urllib3.PoolManager:
-    """urllib3's own, as the client library makes it, with the same kind of server."""
-    pool = urllib3.PoolManager()
-    pool.pool_classes_by_scheme = {"http": _answering(HTTPConnection, answer)}
-    return pool
+class ClientTransport(HttpTransport):
+    """The client library's transport, with the same kind of server."""
+
+    def __init__(self, response: bytes) -> None:
+        super().__init__()
+        self._response = response
+
+    def _open(self, _address: tuple[str, int], _left: Callable[[], float]) -> Any:
+        return _MemorySocket(self._response)

@@ -23,9 +23,8 @@ from enable_broker_client.api import TokenApi
 from enable_broker_client.errors import BrokerClientError, NotNow
 from enable_broker_client.signing import Signer
 from enable_broker_client.source import TokenSource
-from enable_broker_client.transport import Urllib3Transport
 from tests.fuzz import inputs
-from tests.fuzz.memory_http import clients_pool, refreshers_pool
+from tests.fuzz.memory_http import ClientTransport, refreshers_pool
 from tests.unit.fakes import (
     NOW,
     SECRET,
@@ -485,7 +484,7 @@ def check_client_answer(data: bytes) -> None:
     """Whoever answers instead of the broker: the caller gets a token, or a declared error."""
     clock, url = FakeClock(), "http://127.0.0.1/v1"
     signer = Signer(url, session=_Session(), region="eu-west-1", host=None)
-    transport = Urllib3Transport(clients_pool(data))
+    transport = ClientTransport(data)
     with overhearing():
         api = TokenApi(url, "deals", signer, transport)
         try:

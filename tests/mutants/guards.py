@@ -250,7 +250,7 @@ EXPIRY: Final = [
             "        if left <= 0:\n            raise NotNow(",
             "        if False:\n            raise NotNow(",
         ),
-        ("if token.fingerprint in self._rejected:", "if False:"),
+        ("if token.fingerprint in self._refused:", "if False:"),
     ),
 ]
 

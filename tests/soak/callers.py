@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 import urllib3
 
 from enable_broker_client import TokenSource
+from enable_broker_client.clock import SteadyClock
 from enable_broker_client.errors import BrokerClientError
-from enable_broker_client.source import SteadyClock
-from enable_broker_client.transport import Request, Response, Urllib3Transport
+from enable_broker_client.transport import HttpTransport, Request, Response
 from local.embedded_aws import REGION
 from tests.soak.record import Record, fingerprint, jwt_facts, now
 from tests.soak.world import Identity, World
@@ -45,11 +45,10 @@ class WatchedTransport:
         caller: str,
         grant: str,
         *,
-        pool: urllib3.PoolManager,
         turns: threading.Semaphore,
         is_over: Callable[[], bool],
     ) -> None:
-        self._send = Urllib3Transport(pool)
+        self._send = HttpTransport()
         self._record = record
         self._turns = turns
         self._is_over = is_over
@@ -98,7 +97,6 @@ class Callers:
         self.clock_ahead = 0.0
         self._stop = threading.Event()
         self._turns = threading.Semaphore(AT_A_TIME)
-        self._broker = urllib3.PoolManager(maxsize=64)
         self._enable = urllib3.PoolManager(maxsize=64, retries=False, timeout=10.0)
         callers = [
             (identity, f"{identity.name} {number}")
@@ -148,7 +146,6 @@ class Callers:
                 record,
                 name,
                 identity.grant,
-                pool=self._broker,
                 turns=self._turns,
                 is_over=self._stop.is_set,
             ),

@@ -1,14 +1,16 @@
+import re
 import traceback
 
 import boto3
 import botocore.session
 import pytest
 from botocore.credentials import Credentials, ReadOnlyCredentials
-from botocore.exceptions import CredentialRetrievalError
+from botocore.exceptions import ConnectTimeoutError, CredentialRetrievalError, ProfileNotFound
 
 from enable_broker_client import (
     BrokerClientError,
     InvalidRequest,
+    NoCredentials,
     NotAllowed,
     NotConfigured,
     Request,
@@ -150,7 +152,7 @@ def test_credentials_are_frozen_anew_for_each_request():
         URL, "deals", session=Session(Rotating("unused", "unused")), transport=recorder
     )
     source.reject(source.get())
-    assert keys == ["AKID0", "AKID1"]
+    assert keys[:2] == ["AKID0", "AKID1"]
     for key, request in zip(keys, recorder.requests, strict=True):
         assert f"Credential={key}/" in request.headers["Authorization"]
 
@@ -158,7 +160,7 @@ def test_credentials_are_frozen_anew_for_each_request():
 def test_report_is_signed_json():
     recorder = Recorder(Response(status=202))
     TokenSource(URL, "deals", session=KEY, transport=recorder).reject(TOKEN)
-    (request,) = recorder.requests
+    request = recorder.requests[0]
     assert (request.method, request.url) == ("POST", f"{URL}/tokens/deals/rejection")
     assert request.headers["Content-Type"] == "application/json"
     assert request.body is not None
@@ -166,21 +168,84 @@ def test_report_is_signed_json():
     assert "content-type;host" in request.headers["Authorization"]
 
 
-def test_missing_credentials_and_region_are_named():
-    with pytest.raises(NotConfigured, match="no AWS credentials were found"):
-        TokenSource(URL, "deals", session=Session(None), transport=Recorder()).get()
-    with pytest.raises(NotConfigured, match=r"no AWS region: .* set AWS_DEFAULT_REGION"):
-        TokenSource(LOCAL_URL, "deals", session=KEY, transport=Recorder()).get()
+class Waiting:
+    """A clock that sleeping alone moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def unhurried(session: Session, recorder: Recorder) -> TokenSource:
+    clock = Waiting()
+    return TokenSource(
+        URL, "deals", session=session, transport=recorder, clock=clock, sleep=clock.sleep
+    )
+
+
+class Late(Credentials):
+    """Fails as often as there are faults."""
+
+    def __init__(self, *faults: Exception) -> None:
+        super().__init__("AKIDEXAMPLE", "a-key")
+        self.faults = list(faults)
+
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        if self.faults:
+            raise self.faults.pop(0)
+        return super().get_frozen_credentials()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        CredentialRetrievalError(provider="sso", error_msg="timed out"),
+        ConnectTimeoutError(endpoint_url="http://169.254.169.254"),
+        TimeoutError(),
+    ],
+    ids=repr,
+)
+def test_credentials_that_come_late_are_waited_for(fault: Exception):
+    recorder = Recorder()
+    assert unhurried(Session(Late(fault, fault)), recorder).get() == TOKEN
+    assert len(recorder.requests) == 1
+
+
+def test_look_up_of_credentials_that_finds_none_at_first_is_made_again():
+    class Twice(Session):
+        def get_credentials(self) -> Credentials | None:
+            found.append(None)
+            return self.credentials if len(found) > 1 else None
+
+    found: list[None] = []
+    assert unhurried(Twice(Credentials("AKIDEXAMPLE", "a-key")), Recorder()).get() == TOKEN
+
+
+def test_missing_credentials_are_named_when_the_budget_is_spent():
+    with pytest.raises(NoCredentials, match="no AWS credentials were found") as raised:
+        unhurried(Session(None), Recorder()).get()
+    assert isinstance(raised.value, NotConfigured)
 
 
 def test_credentials_that_cannot_be_renewed_are_named():
-    class Failing(Credentials):
-        def get_frozen_credentials(self) -> ReadOnlyCredentials:
-            raise CredentialRetrievalError(provider="sso", error_msg="expired")
+    always = [CredentialRetrievalError(provider="sso", error_msg="expired")] * 100
+    with pytest.raises(NoCredentials, match=r"now \(CredentialRetrievalError\)"):
+        unhurried(Session(Late(*always)), Recorder()).get()
 
-    source = TokenSource(URL, "deals", session=Session(Failing("a", "b")), transport=Recorder())
-    with pytest.raises(NotConfigured, match=r"now \(CredentialRetrievalError\)"):
+
+def test_faulty_configuration_and_missing_region_are_named_at_once():
+    recorder = Recorder()
+    source = unhurried(Session(Late(ProfileNotFound(profile="typo"))), recorder)
+    with pytest.raises(NotConfigured, match=r"profile \(typo\) could not be found"):
         source.get()
+    with pytest.raises(NotConfigured, match=r"no AWS region: .* set AWS_DEFAULT_REGION"):
+        TokenSource(LOCAL_URL, "deals", session=KEY, transport=recorder).get()
+    assert recorder.requests == []
 
 
 def test_403_of_iam_names_the_action_and_the_resource():
@@ -197,13 +262,15 @@ def test_403_of_iam_names_the_action_and_the_resource():
 
 def test_403_of_an_unknown_host_names_the_resource_as_far_as_it_is_known():
     message = str(refused(Response(status=403), LOCAL_URL))
-    assert message.endswith("arn:aws:execute-api:eu-west-1:*:*/v1/GET/tokens/deals")
+    assert message.endswith("arn:aws:execute-api:eu-west-1:*:*/*/GET/tokens/deals")
 
 
 @pytest.mark.parametrize(
     ("response", "hint"),
     [
         (Response(status=403, body=b'{"error": "access_denied"}'), "callers"),
+        (Response(status=403, headers={"x-amzn-errortype": "ExpiredTokenException"}), "expired"),
+        (Response(status=403, headers={"x-amzn-errortype": "NewException"}), "with this code"),
         (
             Response(
                 status=403, headers={"x-amzn-errortype": "MissingAuthenticationTokenException"}
@@ -217,6 +284,52 @@ def test_other_403s_say_what_to_look_at(response: Response, hint: str):
     error = refused(response)
     assert isinstance(error, NotAllowed)
     assert hint in str(error)
+
+
+def test_forbidden_exception_blames_neither_signature_nor_clock_nor_policy():
+    error = str(refused(Response(status=403, headers={"x-amzn-errortype": "ForbiddenException"})))
+    assert "URL's host, stage and path" in error
+    assert not any(word in error for word in ("signature", "clock", "IAM"))
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "resource"),
+    [
+        ("https://tokens.example/base", None, "aws:execute-api:eu-west-1:*:*/*"),
+        (
+            "https://vpce-0a1-b2.execute-api.eu-west-1.vpce.amazonaws.com/v1",
+            None,
+            "aws:execute-api:eu-west-1:*:*/v1",
+        ),
+        (
+            "https://vpce-0a1-b2.execute-api.eu-west-1.vpce.amazonaws.com/v1",
+            "abc123.execute-api.eu-west-1.amazonaws.com",
+            "aws:execute-api:eu-west-1:*:abc123/v1",
+        ),
+        (
+            "https://abc123-vpce-0a1b2.execute-api.eu-west-1.amazonaws.com/v1",
+            None,
+            "aws:execute-api:eu-west-1:*:abc123/v1",
+        ),
+        (
+            "https://abc123.execute-api.cn-north-1.amazonaws.com.cn/v1",
+            None,
+            "aws-cn:execute-api:cn-north-1:*:abc123/v1",
+        ),
+        (
+            "https://abc123.execute-api.us-gov-west-1.amazonaws.com/v1",
+            None,
+            "aws-us-gov:execute-api:us-gov-west-1:*:abc123/v1",
+        ),
+    ],
+)
+def test_hinted_resource_has_only_what_the_host_tells(url: str, host: str | None, resource: str):
+    denied = Response(status=403, headers={"x-amzn-errortype": "AccessDeniedException"})
+    source = TokenSource(
+        url, "deals", session=KEY, region="eu-west-1", host=host, transport=Recorder(denied)
+    )
+    with pytest.raises(NotAllowed, match=re.escape(f" on arn:{resource}/GET/tokens/deals")):
+        source.get()
 
 
 def test_text_of_api_gateway_that_quotes_signed_headers_is_not_repeated():

@@ -18,7 +18,7 @@ from enable_broker_client import (
     UnknownGrant,
     fingerprint,
 )
-from enable_broker_client.source import SteadyClock
+from enable_broker_client.clock import SteadyClock
 
 URL = "https://abc123.execute-api.eu-west-1.amazonaws.com/v1"
 LIFETIME = 900
@@ -115,6 +115,13 @@ def source_of(transport: Transport, clock: Clock, **options: timedelta) -> Token
     )
 
 
+def settled(source: TokenSource) -> TokenSource:
+    """The source, when no renewal is in progress."""
+    if flight := source._flight:
+        flight.outcome.exception(timeout=10)
+    return source
+
+
 def unavailable(retry_after: int | None = None) -> Response:
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
     return Response(status=503, headers=headers)
@@ -133,7 +140,8 @@ def test_token_is_renewed_within_its_margin(source: TokenSource, broker: Broker,
     source.get()
     clock.now += LIFETIME - 60
     broker.renew()
-    assert source.get() == "token-2"
+    assert source.get() == "token-1"
+    assert settled(source).get() == "token-2"
     assert len(broker.requested) == 2
 
 
@@ -143,9 +151,10 @@ def test_margin_is_at_most_half_of_what_was_left(broker: Broker, clock: Clock):
     assert source.get() == "token-2"
     clock.now += 9.5
     source.get()
-    assert len(broker.requested) == 1
+    assert source._flight is None
     clock.now += 0.5
     source.get()
+    settled(source)
     assert len(broker.requested) == 2
 
 
@@ -155,7 +164,7 @@ def test_token_that_is_not_renewed_yet_is_requested_with_pauses(
     source.get()
     clock.now += LIFETIME - 60
     for _ in range(59):
-        assert source.get() == "token-1"
+        assert settled(source).get() == "token-1"
         clock.now += 1
     assert 2 < len(broker.requested) < 16
 
@@ -166,7 +175,9 @@ def test_older_token_of_a_broker_that_remembers_one_does_not_replace_a_newer(
     source.get()
     clock.now += LIFETIME - 50
     broker.renew(lifetime=40)
-    assert source.get() == "token-1"
+    source.get()
+    assert settled(source).get() == "token-1"
+    assert len(broker.requested) == 2
 
 
 def test_broker_down_within_the_margin_leaves_the_live_token(
@@ -176,7 +187,7 @@ def test_broker_down_within_the_margin_leaves_the_live_token(
     clock.now += LIFETIME - 59
     broker.fault = ConnectionError("down")
     for _ in range(20):
-        assert source.get() == "token-1"
+        assert settled(source).get() == "token-1"
         clock.now += 1
     assert len(broker.requested) <= 4, "a try each ten seconds"
     assert not clock.slept, "no one waits for an early renewal"
@@ -184,7 +195,8 @@ def test_broker_down_within_the_margin_leaves_the_live_token(
     broker.fault = None
     broker.renew()
     clock.now += 10
-    assert source.get() == "token-2"
+    settled(source).get()
+    assert settled(source).get() == "token-2"
     assert "the live one is used: no response (ConnectionError)" in caplog.text
 
 
@@ -196,6 +208,7 @@ def test_refusal_within_the_margin_leaves_the_live_token_until_it_expires(
     broker.fault = Response(status=status)
     clock.now += LIFETIME - 1
     assert source.get() == "token-1"
+    settled(source)
     clock.now += 1
     with pytest.raises(Exception, match=f"HTTP {status}"):
         source.get()
@@ -206,7 +219,7 @@ def test_retry_after_spaces_early_renewals(source: TokenSource, broker: Broker, 
     clock.now += LIFETIME - 60
     broker.fault = unavailable(retry_after=25)
     for _ in range(25):
-        source.get()
+        settled(source).get()
         clock.now += 1
     assert len(broker.requested) == 2
 
@@ -229,21 +242,26 @@ def test_token_that_has_expired_when_it_comes_is_not_given(
     assert source.get() == "token-3"
 
 
-def test_token_that_expires_while_its_renewal_fails_is_not_given(
+def test_token_that_expires_while_it_is_renewed_is_not_given(
     source: TokenSource, broker: Broker, clock: Clock
 ):
     source.get()
     clock.now += LIFETIME - 1
+    requested, responds = threading.Event(), threading.Event()
 
-    def hang() -> None:
-        clock.now += 5
-        broker.fault = None
-        broker.renew()
-        broker.on_request = lambda: None
-        raise TimeoutError
+    def wait() -> None:
+        requested.set()
+        assert responds.wait(timeout=10)
 
-    broker.on_request = hang
-    assert source.get() == "token-2"
+    broker.on_request = wait
+    assert source.get() == "token-1"
+    assert requested.wait(timeout=10)
+    clock.now += 1
+    broker.renew()
+    with callers(1) as pool:
+        call = pool.submit(source.get)
+        responds.set()
+        assert call.result(timeout=10) == "token-2"
 
 
 def test_lifetime_counts_from_before_the_request(broker: Broker, clock: Clock):
@@ -307,7 +325,7 @@ def test_retry_after_is_honoured_and_the_last_attempt_is_at_the_end_of_the_budge
     assert gaps[:-1]
     assert all(12 < gap <= 13 for gap in gaps[:-1])
     assert broker.requested[-1] - start == pytest.approx(30)
-    assert broker.timeouts[-1] == 1
+    assert broker.timeouts[-1] == 0.5
 
 
 def test_waits_grow_to_a_cap_with_jitter(broker: Broker, clock: Clock):
@@ -382,64 +400,72 @@ def test_threads_without_a_token_wait_for_one_call(source: TokenSource, broker: 
     assert len(broker.requested) == 1
 
 
-def test_threads_do_not_wait_for_an_early_renewal(
+def test_live_token_is_given_at_once_while_it_is_renewed(
     source: TokenSource, broker: Broker, clock: Clock
 ):
     source.get()
     clock.now += LIFETIME - 60
-    requested, response = threading.Event(), threading.Event()
+    requested, responds = threading.Event(), threading.Event()
 
-    def hold() -> None:
+    def wait() -> None:
         requested.set()
-        assert response.wait(timeout=10)
+        assert responds.wait(timeout=10)
 
-    broker.on_request = hold
+    broker.on_request = wait
     broker.renew()
-    with callers(1) as pool:
-        renewing = pool.submit(source.get)
-        assert requested.wait(timeout=10)
-        assert {source.get() for _ in range(THREADS)} == {"token-1"}
-        response.set()
-        assert renewing.result(timeout=10) == "token-2"
-    assert source.get() == "token-2"
+    assert {source.get() for _ in range(THREADS)} == {"token-1"}
+    assert requested.wait(timeout=10)
+    responds.set()
+    assert settled(source).get() == "token-2"
     assert len(broker.requested) == 2
 
 
-class RememberingLock:
-    """A lock that keeps how long it was waited for."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.timeouts: list[float] = []
-
-    def acquire(self, *, timeout: float) -> bool:
-        self.timeouts.append(timeout)
-        return self.lock.acquire(timeout=timeout)
-
-    def release(self) -> None:
-        self.lock.release()
-
-
-def test_thread_that_waits_for_another_waits_no_longer_than_its_own_budget(
+def test_caller_that_joins_a_request_waits_no_longer_than_its_own_budget(
     broker: Broker, clock: Clock
 ):
     source = source_of(broker, clock, retry_budget=timedelta(milliseconds=50))
-    source._lock = lock = RememberingLock()  # type: ignore[assignment]
-    requested, response = threading.Event(), threading.Event()
+    requested, responds = threading.Event(), threading.Event()
 
-    def hold() -> None:
+    def wait() -> None:
         requested.set()
-        assert response.wait(timeout=10)
+        assert responds.wait(timeout=10)
 
-    broker.on_request = hold
+    broker.on_request = wait
     with callers(1) as pool:
         first = pool.submit(source.get)
         assert requested.wait(timeout=10)
-        with pytest.raises(NoTokenInTime, match="another thread is requesting it"):
+        steps = source.steps()
+        assert next(steps).seconds == pytest.approx(0.55)
+        with pytest.raises(NoTokenInTime, match="no response yet"):
+            next(steps)
+        with pytest.raises(NoTokenInTime, match="no response yet"):
             source.get()
-        assert lock.timeouts == pytest.approx([0.05, 0.05])
-        response.set()
-        assert first.result(timeout=10) == "token-1"
+        responds.set()
+        with pytest.raises(NoTokenInTime):
+            first.result(timeout=10)
+    assert settled(source).get() == "token-1"
+
+
+def test_caller_that_joins_a_renewal_has_its_whole_budget(
+    source: TokenSource, broker: Broker, clock: Clock
+):
+    """The renewal alone would end after one attempt."""
+    source.get()
+    clock.now += LIFETIME - 1
+    joined = threading.Event()
+    broker.fault = unavailable()
+    broker.on_request = lambda: joined.wait(timeout=10)
+    source.get()
+    clock.now += 1
+    steps = source.steps()
+    wait = next(steps)
+    broker.on_request = lambda: setattr(broker, "fault", None)
+    broker.renew()
+    joined.set()
+    assert wait.outcome.exception(timeout=10) is None
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    assert end.value.value.access_token == "token-2"
 
 
 def test_rejected_token_is_reported_and_passed_over_until_another_is_vended(
@@ -489,6 +515,44 @@ def test_late_report_of_an_older_token_keeps_the_newer_one(source: TokenSource, 
     assert len(broker.requested) == 2
 
 
+def test_suspected_token_serves_the_others_until_its_replacement_is_there(
+    source: TokenSource, broker: Broker
+):
+    token = source.get()
+    source.suspect(token)
+    assert settled(source).get() == token
+    assert len(broker.reports) == 1
+    broker.renew()
+    assert source.replacement(token) == "token-2"
+    assert source.get() == "token-2"
+    assert len(broker.reports) == 1
+
+
+@pytest.mark.parametrize(("act", "longest"), [("replacement", 0), ("reject", 6)])
+def test_401s_that_no_replacement_ends_do_not_delay_the_other_callers(
+    source: TokenSource, broker: Broker, clock: Clock, act: str, longest: float
+):
+    """One caller that gets a 401 to each token, once a minute for 1,800 seconds."""
+    waited, reported = 0.0, 0
+
+    def renew() -> None:
+        nonlocal reported
+        if len(broker.reports) > reported and clock.now % 60 > 5:
+            reported = len(broker.reports)
+            broker.renew()
+
+    broker.on_request = renew
+    for second in range(1800):
+        clock.now = max(clock.now, 960.0 + second)
+        if second % 60 == 0:
+            getattr(source, act)(source.get())
+        began = clock.now
+        source.get()
+        waited += clock.now - began
+        settled(source)
+    assert waited <= longest
+
+
 @pytest.mark.parametrize("status", [403, 404])
 def test_broker_without_the_rejection_route_is_not_bothered_again(
     source: TokenSource, broker: Broker, status: int
@@ -517,7 +581,7 @@ def test_no_repr_error_or_log_holds_a_token(
     caplog.set_level(logging.DEBUG, "enable_broker_client")
     token = source.token()
     assert token.scope == "read:deals"
-    source.replacement(token.access_token)
+    source.reject(token.access_token)
     broker.fault = unavailable()
     with pytest.raises(NoTokenInTime) as raised:
         source.get()
@@ -540,3 +604,16 @@ def test_steady_clock_counts_what_either_clock_counts():
     times["wall"] -= 86400  # someone set the clock back
     times["monotonic"] += 5
     assert clock() - start == pytest.approx(3615)
+    times["wall"] += 3000  # the machine slept again, for less than the clock was set back
+    assert clock() - start == pytest.approx(6615)
+
+
+def test_steady_clock_does_not_run_fast_when_its_clocks_tick_one_after_the_other():
+    times = {"monotonic": 50.0, "wall": 1_700_000_000.0}
+    clock = SteadyClock(lambda: times["monotonic"], lambda: times["wall"])
+    start = clock()
+    for _ in range(1000):
+        for name in ("wall", "monotonic"):
+            times[name] += 1 / 64
+            clock()
+    assert clock() - start == pytest.approx(1000 / 64, abs=0.1)

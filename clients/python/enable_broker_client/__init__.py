@@ -8,6 +8,7 @@ from enable_broker_client.api import Token, fingerprint
 from enable_broker_client.errors import (
     BrokerClientError,
     InvalidRequest,
+    NoCredentials,
     NotAllowed,
     NotConfigured,
     NoTokenInTime,
@@ -15,11 +16,13 @@ from enable_broker_client.errors import (
     UnknownGrant,
 )
 from enable_broker_client.source import TokenSource
-from enable_broker_client.transport import Request, Response, Transport, Urllib3Transport
+from enable_broker_client.transport import HttpTransport, Request, Response, Transport
 
 __all__ = [
     "BrokerClientError",
+    "HttpTransport",
     "InvalidRequest",
+    "NoCredentials",
     "NoTokenInTime",
     "NotAllowed",
     "NotConfigured",
@@ -30,6 +33,5 @@ __all__ = [
     "Transport",
     "UnexpectedResponse",
     "UnknownGrant",
-    "Urllib3Transport",
     "fingerprint",
 ]

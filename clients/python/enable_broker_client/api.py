@@ -1,16 +1,14 @@
 """The broker's HTTP API for one grant: sign, send one request, read the response."""
 
 import hashlib
+import http.client
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
-
-from urllib3.exceptions import HTTPError
 
 from enable_broker_client.errors import (
     InvalidRequest,
@@ -19,13 +17,30 @@ from enable_broker_client.errors import (
     UnexpectedResponse,
     UnknownGrant,
 )
+from enable_broker_client.origins import is_loopback
 from enable_broker_client.signing import Signer
-from enable_broker_client.transport import Request, Response, Transport
+from enable_broker_client.transport import Request, Response, Transport, Unreachable
 
 _GRANT: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 _CODE: Final = re.compile(r"[A-Za-z_]{1,64}")
 _DIGITS: Final = re.compile(r"[0-9]{1,6}")
+_SIGNATURE: Final = (
+    "the signature is not accepted: check the AWS credentials, the region and this machine's clock"
+)
+_CAUSES_OF_403: Final = {
+    "access_denied": "the grant's callers (grants.toml) do not name this caller",
+    "ExpiredTokenException": "the AWS credentials have expired",
+    "ForbiddenException": (
+        "API Gateway does not say why: check the URL's host, stage and path, then firewalls and"
+        " the API's resource policy"
+    ),
+    "IncompleteSignatureException": _SIGNATURE,
+    "InvalidSignatureException": _SIGNATURE,
+    "MissingAuthenticationTokenException": "no such route: is the URL the stack's TokenApiUrl?",
+    "SignatureDoesNotMatch": _SIGNATURE,
+    "UnrecognizedClientException": "AWS does not know the access key of these credentials",
+}
 
 
 def fingerprint(token: str) -> str:
@@ -70,9 +85,7 @@ class TokenApi:
         parts = urlsplit(url)
         if not parts.hostname or parts.query or parts.fragment or parts.username:
             raise ValueError("url must be the stack's TokenApiUrl: https://host/stage")
-        if parts.scheme != "https" and not (
-            parts.scheme == "http" and _is_loopback(parts.hostname)
-        ):
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
             raise ValueError("url must be https: a token would travel in the clear")
         if not _GRANT.fullmatch(grant):
             raise ValueError(f"grant must match {_GRANT.pattern}")
@@ -93,7 +106,7 @@ class TokenApi:
             The token, and the whole seconds that it lived on when the broker responded.
 
         Raises:
-            NotNow: the next attempt may succeed.
+            NotNow, NoCredentials: the next attempt may succeed.
             BrokerClientError: it would not.
         """
         url = f"{self._url}?other_than={other_than}" if other_than else self._url
@@ -111,7 +124,7 @@ class TokenApi:
 
         Raises:
             NotNow: the broker could not be told, or not be asked to act so soon (429).
-            NotConfigured: the request cannot be signed.
+            NotConfigured: the request cannot be signed; `NoCredentials` if it may be later.
         """
         body = json.dumps({"fingerprint": token_fingerprint}).encode()
         response = self._send("POST", f"{self._url}/rejection", body, timeout)
@@ -123,7 +136,9 @@ class TokenApi:
         request = Request(method=method, url=url, headers=headers, body=body, timeout=timeout)
         try:
             return self._transport(request)
-        except (OSError, HTTPError, ValueError) as error:  # the last: a chunk of an invalid length
+        except Unreachable as error:
+            kind = str(error)
+        except (OSError, http.client.HTTPException, ValueError) as error:  # the last: a URL's port
             kind = type(error).__name__
         # Raised out here: a cause that broke off in the middle of a response holds the beginning.
         raise NotNow(f"no response ({kind})")
@@ -142,29 +157,17 @@ class TokenApi:
         return leaf(message, grant=self.grant, status=response.status, code=code)
 
     def _why_not_allowed(self, code: str) -> str:
-        if code == "access_denied":
-            return "the grant's callers (grants.toml) do not name this caller"
-        if code == "MissingAuthenticationTokenException":
-            return "no such route: is the URL the stack's TokenApiUrl?"
-        if code in {"", "AccessDeniedException"}:
-            stage = urlsplit(self._url).path.split("/")[1]
-            return (
-                "the caller's IAM policy must allow execute-api:Invoke on arn:aws:execute-api:"
-                f"{self._signer.region}:*:{self._signer.api_id}/{stage}/GET/tokens/{self.grant}"
-            )
-        return "the signature was not accepted: check the AWS credentials and this machine's clock"
-
-
-def _is_loopback(hostname: str) -> bool:
-    try:
-        return ip_address(hostname).is_loopback
-    except ValueError:
-        return hostname == "localhost" or hostname.endswith(".localhost")
+        resource = f"{self._signer.resource}/GET/tokens/{self.grant}"
+        needed = f"the caller's IAM policy must allow execute-api:Invoke on {resource}"
+        unnamed = f"the response names no cause; if IAM refuses the call, {needed}"
+        return {"": unnamed, "AccessDeniedException": needed, **_CAUSES_OF_403}.get(
+            code, "API Gateway, or a proxy before it, refuses the request with this code"
+        )
 
 
 def _raise_if_passing(response: Response) -> None:
-    """Raise NotNow for what may be gone at the next attempt: 429 and 5xx."""
-    if response.status == 429 or response.status >= 500:
+    """Raise NotNow for what may be gone at the next attempt: 408, 425, 429 and 5xx."""
+    if response.status in {408, 425, 429} or response.status >= 500:
         retry_after = response.headers.get("retry-after", "")
         seconds = int(retry_after) if _DIGITS.fullmatch(retry_after) else 0
         raise NotNow(f"HTTP {response.status}", status=response.status, retry_after=seconds)

@@ -1,7 +1,8 @@
 """Everything the client can fail with, as one tree.
 
 BrokerClientError
-├── NotConfigured      no AWS credentials, or no region: the deployer fixes it
+├── NotConfigured      no region, or a faulty AWS profile: the deployer fixes it
+│   └── NoCredentials  no AWS credentials within the retry budget
 ├── InvalidRequest     400: the broker does not understand the request
 ├── NotAllowed         403: IAM, or the grant's `callers`
 ├── UnknownGrant       404: no such grant
@@ -19,7 +20,11 @@ class BrokerClientError(Exception):
 
 
 class NotConfigured(BrokerClientError):
-    """There are no AWS credentials, or no region to sign for."""
+    """There is no region to sign for, or the AWS configuration is faulty."""
+
+
+class NoCredentials(NotConfigured):
+    """There are no AWS credentials now. Their service may be late, so this is retried."""
 
 
 class _Refused(BrokerClientError):

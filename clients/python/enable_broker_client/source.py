@@ -1,70 +1,89 @@
-"""A grant's live token, kept in this process: got once, shared by all threads, renewed in time."""
+"""A grant's live token, kept in this process: shared by all threads and tasks, renewed in time."""
 
 import logging
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar, cast
 
 from enable_broker_client.api import Token, TokenApi, fingerprint
-from enable_broker_client.errors import BrokerClientError, NotNow, NoTokenInTime
+from enable_broker_client.clock import SteadyClock
+from enable_broker_client.errors import BrokerClientError, NoCredentials, NotNow, NoTokenInTime
+from enable_broker_client.forks import remade_in_child
 from enable_broker_client.signing import Session, Signer
-from enable_broker_client.transport import Transport, Urllib3Transport
+from enable_broker_client.transport import HttpTransport, Transport
 
 _REQUEST_SECONDS: Final = 10.0  # the vend function's own worst case, a cold start included
-_ASIDE_SECONDS: Final = 5.0  # for what a caller need not wait for: an early renewal, a report
+_ASIDE_SECONDS: Final = 5.0  # for what no caller waits for: an early renewal, a report
+_LAST_REQUEST_SECONDS: Final = 0.5  # for a request that begins when the budget ends
 _FIRST_WAIT_SECONDS: Final = 0.5
 _LONGEST_WAIT_SECONDS: Final = 5.0
 _RENEWAL_PAUSE_SECONDS: Final = 10.0  # between two early renewals, at most
+_NOBODY_WAITS: Final = float("-inf")
+
+_Found = TypeVar("_Found")
 
 _logger = logging.getLogger("enable_broker_client")
 
 
-class SteadyClock:
-    """Seconds since some moment: never back, and never slower than either of two clocks.
-
-    The monotonic clock stands still while a machine sleeps, or lies in a snapshot as a Lambda
-    environment may; the wall clock can be wrong or be set. Their larger advance lets a token
-    look older than it is, at the price of one early renewal, but never younger.
-    """
-
-    def __init__(
-        self,
-        monotonic: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        self._monotonic = monotonic
-        self._wall = wall
-        self._offset = wall() - monotonic()
-        self._lead = 0.0
-
-    def __call__(self) -> float:
-        """The seconds."""
-        monotonic = self._monotonic()
-        self._lead = max(self._lead, self._wall() - monotonic - self._offset)
-        return monotonic + self._lead
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Held:
-    """A token in hand; times are the source's clock's."""
+    """A token in hand; times are the source's clock's.
+
+    Attributes:
+        is_replacement: the token before it was refused.
+    """
 
     token: Token
     expires_at: float
     renew_at: float
+    is_replacement: bool
+
+
+@dataclass(slots=True)
+class _Flight:
+    """Requests for a token, in a thread; shared by all that wait for their outcome.
+
+    Attributes:
+        deadline: by the source's clock; the last attempt begins then. Those who join put it off.
+        failure: the last status and reason.
+    """
+
+    deadline: float
+    failure: tuple[int | None, str] = (None, "the request has no response yet")
+    outcome: Future[None] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a caller without a token waits for, by a thread's means or an event loop's.
+
+    Attributes:
+        outcome: done when the caller may go on.
+        seconds: to wait at most.
+    """
+
+    outcome: Future[None]
+    seconds: float
+
+    def block(self) -> None:
+        """Wait in this thread."""
+        with suppress(TimeoutError):
+            self.outcome.exception(self.seconds)
 
 
 class TokenSource:
-    """Gives the live token of one grant; made once, shared by all threads.
+    """Gives the live token of one grant; made once, shared by all threads and tasks.
 
-    While a token has more than a margin left, no request is made. Within the margin one thread
-    tries a renewal while the others go on with the live token, and so does that thread if the
-    renewal fails. Without a live token one thread asks, again and again within the budget, and
-    the others wait for it.
+    A live token is returned at once. From a margin before its expiry on, a thread of the source
+    tries to renew it meanwhile. Without a live token one thread requests one, again and again
+    within the budget, and every caller waits for it.
 
     Args:
         url: the stack's `TokenApiUrl`.
@@ -72,10 +91,10 @@ class TokenSource:
         session: a boto3 or botocore session; by default botocore's, made at the first request.
         region: what to sign for where no execute-api host names it; by default the session's.
         min_ttl: the margin before expiry, at most half of what was left when the token was got.
-        retry_budget: how long a call may go on asking when there is no live token; a request
-            begun at its end may take a second more.
+        retry_budget: how long a call may wait when there is no live token; a request that begins
+            at its end may take half a second more.
         host: the Host header, where it is not the URL's: a VPC endpoint, the embedded AWS.
-        transport: sends a request; by default urllib3.
+        transport: sends a request; by default over HTTP.
         clock: seconds that only grow; by default a `SteadyClock`.
         sleep: waits for that many seconds.
 
@@ -98,17 +117,20 @@ class TokenSource:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         signer = Signer(url, session=session, region=region, host=host)
-        self._api = TokenApi(url, grant, signer, transport or Urllib3Transport())
+        self._api = TokenApi(url, grant, signer, transport or HttpTransport())
         self._min_ttl = min_ttl.total_seconds()
         self._budget = retry_budget.total_seconds()
         self._clock = clock or SteadyClock()
         self._sleep = sleep
-        # Only changed under the lock; `_held` is read without it, as one immutable record.
+        # Never locked during a request. `_held` is read without it, as one immutable record.
         self._lock = threading.Lock()
         self._held: _Held | None = None
-        self._rejected: deque[str] = deque(maxlen=16)
+        self._flight: _Flight | None = None
+        self._refused: deque[str] = deque(maxlen=16)
+        self._is_refused = False  # the last token that was held
         self._unreported: str | None = None
-        self._last_failure: tuple[int | None, str] = (None, "another thread is requesting it")
+        self._report_at = 0.0
+        remade_in_child(self)
 
     def get(self) -> str:
         """The access token, live now.
@@ -123,129 +145,225 @@ class TokenSource:
 
         Raises:
             NoTokenInTime: there is none, and none came within the retry budget.
+            NoCredentials: likewise, for want of AWS credentials.
             NotAllowed, UnknownGrant, NotConfigured, InvalidRequest, UnexpectedResponse: there is
-                none, and asking again would not help.
+                none, and another request would not help.
         """
-        deadline = self._clock() + self._budget
-        held = self._live()
-        if held is None or self._is_due(held):
-            held = self._renewed(held, deadline)
-        return held.token
+        return _blocking(self.steps())
 
     def reject(self, token: str) -> None:
-        """Drop a token that Enable refused with 401, and tell the broker. Never raises.
+        """Drop a token that Enable refused with 401, and report it to the broker. Never raises.
 
-        The broker still vends it until it has renewed the grant; such a token is passed over.
+        The broker still vends it until it has renewed the grant; such a token is passed over. A
+        token that replaced a refused one stays in use until its own replacement is there: more
+        likely than two bad tokens is a route that refuses each of them.
         """
-        name = fingerprint(token)
-        with self._lock:
-            if name in self._rejected:
-                return
-            self._rejected.append(name)
-            if self._held and self._held.token.fingerprint == name:
-                self._held = None
-            self._report(name)
+        if self._doubt(token, is_certain=True):
+            Wait(self._join(_NOBODY_WAITS).outcome, _ASIDE_SECONDS).block()
+
+    def suspect(self, token: str) -> None:
+        """As `reject`, but others may use the token until its replacement is there; at once."""
+        if self._doubt(token, is_certain=False):
+            self._join(_NOBODY_WAITS)
 
     def replacement(self, token: str) -> str | None:
-        """Reject a token, and give the one to use instead; None if there is none in time."""
-        self.reject(token)
+        """Suspect a token, and give the one to use instead; None if there is none in time."""
+        return _blocking(self.replacement_steps(token))
+
+    def steps(self) -> Generator[Wait, None, Token]:
+        """`token`, for any way to wait: yields what to wait for before going on.
+
+        Raises:
+            BrokerClientError: as `token`.
+        """
+        return self._steps(self._live)
+
+    def replacement_steps(self, token: str) -> Generator[Wait, None, str | None]:
+        """`replacement`, for any way to wait."""
+        self._doubt(token, is_certain=False)
         try:
-            return self.get()
+            return (yield from self._steps(self._unsuspected)).access_token
         except BrokerClientError as error:
             _logger.warning("no replacement for a token that Enable refused: %s", error)
             return None
 
+    def remake_in_child(self) -> None:
+        """Forget a flight whose thread runs in the parent alone, and a lock that it had."""
+        self._lock = threading.Lock()
+        self._flight = None
+
+    def _steps(self, find: Callable[[], _Held | None]) -> Generator[Wait, None, Token]:
+        deadline = self._clock() + self._budget
+        while (held := find()) is None:
+            flight = self._join(deadline)
+            left = max(0.0, deadline - self._clock())
+            yield Wait(flight.outcome, left + _LAST_REQUEST_SECONDS)
+            if not flight.outcome.done():
+                raise self._no_token_in_time(flight)
+            if error := flight.outcome.exception():
+                raise error
+        return held.token
+
     def _live(self) -> _Held | None:
-        held = self._held
+        held, now = self._held, self._clock()
+        if held and now < held.expires_at and now >= held.renew_at:
+            self._join(_NOBODY_WAITS)
         return held if held and self._clock() < held.expires_at else None
 
-    def _is_due(self, held: _Held) -> bool:
-        return self._clock() >= held.renew_at
+    def _unsuspected(self) -> _Held | None:
+        held = self._live()
+        return held if held and held.token.fingerprint not in self._refused else None
 
-    def _renewed(self, live: _Held | None, deadline: float) -> _Held:
-        """Single flight: one thread asks; the others use the live token, or wait for a new one."""
-        if live:
-            if not self._lock.acquire(blocking=False):
-                return live
-        elif not self._lock.acquire(timeout=max(0.0, deadline - self._clock())):
-            raise self._no_token_in_time()
+    def _doubt(self, token: str, *, is_certain: bool) -> bool:
+        """Pass over a refused token from now on; False if it is, or is in use no more."""
+        name = fingerprint(token)
+        with self._lock:
+            held = self._held
+            if name in self._refused or (held and held.token.fingerprint != name):
+                return False
+            self._refused.append(name)
+            self._is_refused = True
+            self._unreported, self._report_at = name, self._clock()
+            if held and is_certain and not held.is_replacement:
+                self._held = None
+        return True
+
+    def _join(self, deadline: float) -> _Flight:
+        """The flight in progress, or a new one; it goes on until the deadline at least."""
+        with self._lock:
+            if self._flight:
+                self._flight.deadline = max(self._flight.deadline, deadline)
+                return self._flight
+            flight = self._flight = _Flight(deadline)
+        thread = threading.Thread(target=self._fly, args=(flight,), daemon=True)
         try:
-            held = self._live()  # look again: another thread may have been here
-            if held and self._is_due(held):
-                self._held = self._renew_early(held)
-                held = self._live()
-            if held is None:
-                held = self._held = self._fetch(deadline)
-            return held
-        finally:
-            self._lock.release()
+            thread.start()
+        except RuntimeError:  # the interpreter is about to end, and starts no more threads
+            self._fly(flight)
+        return flight
 
-    def _renew_early(self, held: _Held) -> _Held:
-        """Ask once; what is held stays, and is due again after a pause, unless a newer one came."""
+    def _fly(self, flight: _Flight) -> None:
+        """Request until there is a token, or no one waits any more."""
+        try:
+            self._land(flight, self._requested(flight))
+        except BaseException as error:
+            self._crash(flight, error)
+
+    def _land(self, flight: _Flight, new: _Held) -> None:
+        """Use a new token, unless what is held lasts longer and nobody refused it."""
+        with self._lock:
+            held = self._held
+            is_good = held and held.token.fingerprint not in self._refused
+            if held and is_good and self._clock() < held.expires_at >= new.expires_at:
+                self._held = self._put_off(held, _RENEWAL_PAUSE_SECONDS)
+            else:
+                self._held, self._is_refused = new, False
+            self._end(flight)
+        flight.outcome.set_result(None)
+
+    def _crash(self, flight: _Flight, error: BaseException) -> None:
+        """Leave what is held in use; it is due again after a pause."""
+        pause = error.retry_after if isinstance(error, NotNow) else 0
+        reason = str(error) if isinstance(error, BrokerClientError) else type(error).__name__
+        with self._lock:
+            held = self._held
+            if held:
+                self._held = self._put_off(held, pause or _RENEWAL_PAUSE_SECONDS)
+            self._end(flight)
+        if held:
+            _logger.warning("token not renewed yet, the live one is used: %s", reason)
+        if isinstance(error, NotNow):
+            error = self._no_token_in_time(flight)
+        flight.outcome.set_exception(error)
+
+    def _end(self, flight: _Flight) -> None:
+        if self._flight is flight:
+            self._flight = None
+
+    def _put_off(self, held: _Held, pause: float) -> _Held:
         left = held.expires_at - self._clock()
-        pause = _RENEWAL_PAUSE_SECONDS
-        try:
-            new = self._ask(min(_ASIDE_SECONDS, left / 2))
-        except BrokerClientError as error:
-            _logger.warning("token not renewed yet, the live one is used: %s", error)
-            if isinstance(error, NotNow) and error.retry_after:
-                pause = error.retry_after
-        else:
-            if new.expires_at > held.expires_at:
-                return new
         return replace(held, renew_at=self._clock() + max(1.0, min(pause, left / 2)))
 
-    def _fetch(self, deadline: float) -> _Held:
-        """Ask until there is a token or the budget is spent; the last time at its very end."""
+    def _requested(self, flight: _Flight) -> _Held:
+        """Try until there is a token or the deadline has passed; the last time at its very end.
+
+        Raises:
+            BrokerClientError: `NotNow` or `NoCredentials` when the deadline has passed.
+        """
         longest = _FIRST_WAIT_SECONDS
         while True:
-            left = deadline - self._clock()
             try:
-                return self._ask(min(_REQUEST_SECONDS, max(1.0, left)))
-            except NotNow as failure:
-                self._last_failure = failure.status, str(failure)
-                left = deadline - self._clock()
-                if left <= 0:
-                    raise self._no_token_in_time() from failure
-                wait = longest * _jitter()
-                if failure.retry_after:
-                    wait = max(wait, failure.retry_after + _jitter())
-            self._sleep(min(left, wait))
+                return self._attempt(self._time_out(flight))
+            except (NotNow, NoCredentials) as failure:
+                status, retry_after = getattr(failure, "status", None), 0.0
+                if isinstance(failure, NotNow) and failure.retry_after:
+                    retry_after = failure.retry_after + _jitter()
+                flight.failure = status, str(failure)
+                with self._lock:  # nobody joins between the look at the deadline and the end
+                    left = flight.deadline - self._clock()
+                    if left <= 0:
+                        self._end(flight)
+                        raise
+            self._sleep(min(left, max(retry_after, longest * _jitter())))
             longest = min(_LONGEST_WAIT_SECONDS, 2 * longest)
 
-    def _ask(self, timeout: float) -> _Held:
-        """Ask once.
+    def _time_out(self, flight: _Flight) -> float:
+        """Seconds for one request."""
+        if flight.deadline == _NOBODY_WAITS:
+            return _ASIDE_SECONDS
+        return min(_REQUEST_SECONDS, max(_LAST_REQUEST_SECONDS, flight.deadline - self._clock()))
+
+    def _attempt(self, timeout: float) -> _Held:
+        """Request once.
 
         Raises:
             BrokerClientError: there is no token that may be used; `NotNow` if it may come.
         """
-        asked_at = self._clock()
-        refused = self._rejected[-1] if self._rejected else ""
+        if self._unreported and self._clock() >= self._report_at:
+            self._report(self._unreported, min(timeout, _ASIDE_SECONDS))
+        sent_at = self._clock()
+        refused = self._refused[-1] if self._refused else ""
         token, expires_in = self._api.vend(timeout, other_than=refused)
-        if token.fingerprint in self._rejected:
-            if token.fingerprint == self._unreported:
-                self._report(token.fingerprint)
+        if token.fingerprint in self._refused:
             raise NotNow("the token that Enable refused is not replaced yet", status=200)
-        expires_at = asked_at + expires_in
+        expires_at = sent_at + expires_in
         left = expires_at - self._clock()
         if left <= 0:
             raise NotNow("the token had expired when it came", status=200)
         renew_at = expires_at - min(self._min_ttl, left / 2)
-        return _Held(token=token, expires_at=expires_at, renew_at=renew_at)
+        return _Held(
+            token=token,
+            expires_at=expires_at,
+            renew_at=renew_at,
+            is_replacement=self._is_refused,
+        )
 
-    def _report(self, name: str) -> None:
-        """Tell the broker of a rejected token; if it cannot be told, so when it is next vended."""
+    def _report(self, name: str, timeout: float) -> None:
+        """Report a refused token to the broker; if that fails, again at a later attempt."""
         try:
-            status = self._api.report(name, _ASIDE_SECONDS)
-            self._unreported = None
-            _logger.info("broker told that Enable refused %s: HTTP %s", name, status)
+            status = self._api.report(name, timeout)
         except BrokerClientError as error:
-            self._unreported = name
+            pause = error.retry_after if isinstance(error, NotNow) else 0
+            self._report_at = self._clock() + pause
             _logger.warning("broker not told yet that Enable refused %s: %s", name, error)
+            return
+        with self._lock:
+            if self._unreported == name:
+                self._unreported = None
+        _logger.info("broker told that Enable refused %s: HTTP %s", name, status)
 
-    def _no_token_in_time(self) -> NoTokenInTime:
-        status, reason = self._last_failure
+    def _no_token_in_time(self, flight: _Flight) -> NoTokenInTime:
+        status, reason = flight.failure
         return NoTokenInTime(grant=self._api.grant, last_status=status, reason=reason)
+
+
+def _blocking(steps: Generator[Wait, None, _Found]) -> _Found:  # noqa: UP047  Python 3.11
+    """Take the steps in this thread."""
+    while True:
+        try:
+            next(steps).block()
+        except StopIteration as end:
+            return cast("_Found", end.value)
 
 
 def _jitter() -> float:
