@@ -243,13 +243,13 @@ def test_revoked_token_is_reported_and_replaced_within_the_callers_one_request(
 
 def by_requests(source: TokenSource, url: str) -> list[int]:
     with requests.Session() as session:
-        session.auth = BrokerAuth(source)
+        session.auth = BrokerAuth(source, url.removesuffix("/v1/deals"))
         response = session.get(url, timeout=10)
     return [answer.status_code for answer in (*response.history, response)]
 
 
 def by_httpx(source: TokenSource, url: str) -> list[int]:
-    httpx, auth = httpx_and_auth(source)
+    httpx, auth = httpx_and_auth(source, url)
     with httpx.Client(auth=auth) as client:
         response = client.get(url)
     return [answer.status_code for answer in (*response.history, response)]
@@ -257,7 +257,7 @@ def by_httpx(source: TokenSource, url: str) -> list[int]:
 
 def by_async_httpx(source: TokenSource, url: str) -> list[int]:
     async def ask() -> list[int]:
-        httpx, auth = httpx_and_auth(source)
+        httpx, auth = httpx_and_auth(source, url)
         async with httpx.AsyncClient(auth=auth) as client:
             response = await client.get(url)
         return [answer.status_code for answer in (*response.history, response)]
@@ -265,7 +265,7 @@ def by_async_httpx(source: TokenSource, url: str) -> list[int]:
     return asyncio.run(ask())
 
 
-def httpx_and_auth(source: TokenSource):
+def httpx_and_auth(source: TokenSource, url: str):
     httpx = pytest.importorskip("httpx")
     adapter = importlib.import_module("enable_broker_client.httpx")
-    return httpx, adapter.BrokerAuth(source)
+    return httpx, adapter.BrokerAuth(source, url.removesuffix("/v1/deals"))
