@@ -11,7 +11,7 @@ from tests.reports import NASTY_SECRET, pytest_runtest_makereport
 
 __all__ = ["NASTY_SECRET", "pytest_runtest_makereport"]
 
-UNCOVERED = {"deployed", "simulation", "fuzz", "soak", "template", "mutants"}
+UNCOVERED = {"client_matrix", "deployed", "simulation", "fuzz", "soak", "template", "mutants"}
 """Their code runs in other processes, or again and again what examples have shown already."""
 
 
