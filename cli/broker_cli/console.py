@@ -68,6 +68,11 @@ def span(length: timedelta) -> str:
     return f"{seconds}s"
 
 
+def ago(moment: datetime, now: datetime) -> str:
+    """When something happened: `9s ago`; `in 30m 00s` if its clock and this one disagree."""
+    return f"{span(now - moment)} ago" if moment <= now else f"in {span(moment - now)}"
+
+
 def parse_span(text: str) -> timedelta:
     """`90s`, `15m`, `1h` or `7d`.
 

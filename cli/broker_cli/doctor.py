@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from broker_cli import trial
 from broker_cli.aws import CONFIG, Stack, read_all
-from broker_cli.console import say, say_json, span, working
+from broker_cli.console import ago, say, say_json, span, working
 from broker_cli.failures import ExitCode, Failure, failure_of
 from broker_cli.options import Grants, Json, StackName, read_grants
 from broker_cli.render import GrantRow
@@ -179,11 +179,12 @@ def runs_check(rows: list[GrantRow], interval: timedelta, now: datetime) -> Chec
     if not seen:
         mend = f"broker refresh; if that works, see {_PAGE}#renewals-stopped"
         return Check("refresher", "wrong", "it has not run for a day", mend)
-    age = now - max(seen)
+    age, last_ran = now - max(seen), f"it last ran {ago(max(seen), now)}"
+    if age < -MAX_SKEW:
+        return Check("refresher", "wrong", last_ran, "set this machine's clock by NTP")
     if age > 3 * interval + timedelta(seconds=30):  # the log takes some seconds to be readable
-        mend = f"{_PAGE}#renewals-stopped"
-        return Check("refresher", "wrong", f"it last ran {span(age)} ago", mend)
-    return Check("refresher", "good", f"it last ran {span(age)} ago")
+        return Check("refresher", "wrong", last_ran, f"{_PAGE}#renewals-stopped")
+    return Check("refresher", "good", last_ran)
 
 
 def grant_check(row: GrantRow, now: datetime, *, is_cause_told: bool = False) -> Check:

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from broker_cli.console import clock, span
+from broker_cli.console import ago, clock, span
 from token_vendor.vend import GrantState
 
 WIDE: Final = 110
@@ -18,7 +18,7 @@ WIDE: Final = 110
 _STYLES: Final = {
     GrantState.LIVE: "green",
     GrantState.RENEWING: "yellow",
-    GrantState.LAPSED: "red",
+    GrantState.EXPIRED: "red",
     GrantState.BLOCKED: "magenta",
 }
 
@@ -117,7 +117,7 @@ class StatusView:
         left = span(row.time_left(now)) if row.time_left(now) else "none"
         bar = Text.assemble((full * filled, style), (empty * (length - filled), "dim"), f" {left}")
         never = "-" if row.state is GrantState.BLOCKED else "never"
-        renewed = f"{span(now - row.renewed_at)} ago" if row.renewed_at else never
+        renewed = ago(row.renewed_at, now) if row.renewed_at else never
         due = "-"
         if row.due_at and row.is_served:
             due = span(row.due_at - now) if row.due_at > now else "now"

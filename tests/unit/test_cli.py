@@ -23,7 +23,7 @@ from broker_cli import doctor
 from broker_cli.api import Answer
 from broker_cli.audit import event_json
 from broker_cli.aws import Stack
-from broker_cli.console import clock, parse_span, printable, span
+from broker_cli.console import ago, clock, parse_span, printable, span
 from broker_cli.explain import Lock, callers_lock, gets_a_token, token_lock
 from broker_cli.failed_runs import Report
 from broker_cli.failures import ExitCode, Failure, failure_of
@@ -178,7 +178,7 @@ def test_second_lock(grant: Grant, verdict: str):
         (GrantRow(grant="g", scope=("a",), state=GrantState.RENEWING), "passes"),
         (GrantRow(grant="g", scope=("b",), state=GrantState.LIVE), "unknown"),
         (GrantRow(grant="g", scope=("a",), state=GrantState.BLOCKED, reason="blocked"), "refuses"),
-        (GrantRow(grant="g", state=GrantState.LAPSED), "refuses"),
+        (GrantRow(grant="g", state=GrantState.EXPIRED), "refuses"),
     ],
 )
 def test_token_as_a_lock(row: GrantRow | None, verdict: str):
@@ -237,9 +237,11 @@ MINUTE = timedelta(minutes=1)
         (doctor.runs_check([], MINUTE, NOW), "wrong"),
         (doctor.runs_check([row()], MINUTE, NOW + 3 * MINUTE), "good"),
         (doctor.runs_check([row()], MINUTE, NOW + 4 * MINUTE), "wrong"),
+        (doctor.runs_check([row()], MINUTE, NOW - timedelta(seconds=5)), "good"),
+        (doctor.runs_check([row()], MINUTE, NOW - 30 * MINUTE), "wrong"),
         (doctor.grant_check(row(), NOW), "good"),
         (doctor.grant_check(row(reason="timeout", cause="slow"), NOW), "wrong"),
-        (doctor.grant_check(row(state=GrantState.LAPSED), NOW), "wrong"),
+        (doctor.grant_check(row(state=GrantState.EXPIRED), NOW), "wrong"),
         (doctor.grant_check(row(state=GrantState.BLOCKED, reason="blocked"), NOW), "wrong"),
     ],
 )
@@ -431,3 +433,8 @@ def test_reason_of_a_block_is_one_short_line(reason: str):
 def test_commands_have_docstrings_of_whole_sentences():
     for command in get_command(app).commands.values():
         assert inspect.cleandoc(command.help or "").split("\n\n")[0].endswith((".", "`."))
+
+
+def test_moment_ahead_of_this_clock_is_not_shown_as_new() -> None:
+    assert ago(NOW - MINUTE, NOW) == "1m 00s ago"
+    assert ago(NOW + 30 * MINUTE, NOW) == "in 30m 00s"
