@@ -122,7 +122,7 @@ class Demo:
         """What `broker status --watch` shows, until every grant is served."""
         text = f"the schedule renews all grants (its minute lasts {MINUTE_SECONDS} s)"
         began, opened = time.monotonic(), Stack.open(STACK_NAME, stack.administrator)
-        rows = [GrantRow(grant=grant, state=GrantState.LAPSED) for grant in GRANTS]
+        rows = [GrantRow(grant=grant, state=GrantState.EXPIRED) for grant in GRANTS]
 
         def view() -> Padding:
             now = datetime.now(UTC)

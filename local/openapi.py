@@ -21,14 +21,14 @@ from token_broker.errors import (
     GrantBlocked,
     InvalidRequest,
     InvalidScope,
+    NoFittingToken,
     NoLiveToken,
     RejectionTooSoon,
     UnknownGrant,
+    UnsupportedGrantType,
 )
-from token_broker.models import VendedToken
 from token_vendor import api_event, app
-from token_vendor.answers import ERRORS, answer
-from token_vendor.api_event import UnsupportedGrantType
+from token_vendor.responses import ERRORS, VendedToken, json_response
 from token_vendor.vend import GrantState, GrantStatus
 
 type Json = dict[str, object]
@@ -40,7 +40,7 @@ CONTRACT_VERSION: Final = "1.0.0"
 _STATES: Final[Mapping[GrantState, str]] = {
     GrantState.LIVE: "there is a live token",
     GrantState.RENEWING: "live, and a successor is being asked for",
-    GrantState.LAPSED: "there is no live token now",
+    GrantState.EXPIRED: "there is no live token now",
     GrantState.BLOCKED: "an operator has stopped the grant",
 }
 
@@ -147,7 +147,14 @@ _OPERATIONS: Final[Mapping[tuple[object, object], _Operation]] = {
         summary="A live token of a grant",
         about="IAM decides by the path who may have it, then the grant's `callers` if it has any.",
         answers={200: ("A live token.", _schema("VendedToken"))},
-        errors=(InvalidRequest, CallerNotAllowed, UnknownGrant, NoLiveToken, GrantBlocked),
+        errors=(
+            InvalidRequest,
+            CallerNotAllowed,
+            UnknownGrant,
+            NoLiveToken,
+            NoFittingToken,
+            GrantBlocked,
+        ),
         query={
             "min_ttl": (
                 "Seconds that the token must still have, else 503. At most once, digits only.",
@@ -406,7 +413,7 @@ def _response(about: str, schema: Json, *, is_ours: bool = True, may_retry: bool
 
 def _fixed_headers() -> Mapping[str, str]:
     """What every answer of the function carries, the content type aside."""
-    headers = answer(200, "")["headers"]
+    headers = json_response(200, "")["headers"]
     if not isinstance(headers, dict):
         raise TypeError("an answer without headers")
     return {name: value for name, value in headers.items() if name != "Content-Type"}

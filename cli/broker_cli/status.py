@@ -107,7 +107,7 @@ def _row(
     block = parameter.block if parameter else None
     if block is None and parameter and last and last.text("state") == State.BLOCKED:
         block = last.text("cause") if last.at >= parameter.stored_at else None
-    state, due_at = GrantState.LAPSED, None
+    state, due_at = GrantState.EXPIRED, None
     if block is not None:
         state = GrantState.BLOCKED
     elif parameter and expires_at and expires_at > now:
@@ -195,7 +195,7 @@ def status(
     """Show each grant: state, lifetime left, last renewal, what is wrong, when it is next due.
 
     Reads no token: parameters' metadata and the refresher's log, which is at most one interval
-    of the schedule old. Exits with 1 if a grant is lapsed or blocked.
+    of the schedule old. Exits with 1 if a grant is expired or blocked.
     """
     with working("looking"):
         opened = Stack.open(stack)

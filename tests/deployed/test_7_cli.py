@@ -101,7 +101,7 @@ def test_status_shows_every_grant_and_what_is_wrong(renewed: Deployed, cli: Cli)
     assert told["deals"]["state"] in {"live", "renewing"}
     assert told["deals"]["seconds_left"] > 0
     assert told["reporting"]["scope"] == ["read:deals", "read:activity", "read:users"]
-    assert (told["forbidden"]["state"], told["forbidden"]["reason"]) == ("lapsed", "invalid_scope")
+    assert (told["forbidden"]["state"], told["forbidden"]["reason"]) == ("expired", "invalid_scope")
     for columns in ("80", "140"):
         result = cli("status", COLUMNS=columns)
         assert result.exit_code == ExitCode.WRONG

@@ -157,7 +157,7 @@ def test_caller_sees_the_grants_open_to_it_without_a_token(renewed: Deployed):
     mine, keyholders = grants_of("user for all"), grants_of("user keyholder")
     assert keyholders.keys() - mine.keys() == {"locked"}
     assert mine["reporting"]["scope"] == "read:deals read:activity read:users"
-    assert mine["forbidden"]["state"] == "lapsed"
+    assert mine["forbidden"]["state"] == "expired"
     assert keyholders["locked"]["state"] in {"live", "renewing"}
     assert 0 <= int(mine["deals"]["seconds_left"]) <= 20
 

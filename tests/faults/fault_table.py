@@ -941,6 +941,47 @@ _NOTES: Final = {
 }
 
 
+VEND_FAULTS: Final = (
+    (
+        "The clock was fast when the token was read, and is corrected",
+        "what is stored",
+        "at once: what is dated in the future counts as old",
+        "test_block_takes_effect_within_the_window_after_the_clock_is_corrected",
+    ),
+    (
+        "The clock was fast when no live token was found, and is corrected",
+        "the live token",
+        "at once",
+        "test_live_token_is_found_at_once_after_the_clock_is_corrected",
+    ),
+    (
+        "The clock was fast when a refresh run was started, and is corrected",
+        "`503` until the next run ends",
+        "at once: another run can be started",
+        "test_refresh_run_is_started_again_after_the_clock_is_corrected",
+    ),
+    (
+        "The token is of a scope that exceeds its grant",
+        "`503` with `Retry-After`",
+        "1 second after the refresher replaced it",
+        "test_successor_of_a_token_of_another_scope_is_vended_after_a_second",
+    ),
+    (
+        "The parameter is corrupt, and a token that fits is remembered",
+        "the remembered token until it expires",
+        "with the next read after the refresher replaced it",
+        "test_corrupt_parameter_is_reported_once_behind_a_remembered_live_token",
+    ),
+    (
+        "The parameter is corrupt, and no token that fits is remembered",
+        "`503` with `Retry-After`; `GET /grants` lists the grant as `expired`",
+        "1 second after the refresher replaced it",
+        "test_corrupt_parameter_is_read_once_a_second_and_does_not_hide_the_other_grants",
+    ),
+)
+"""What the vend function meets alone: what happens, what callers get, recovery, its test."""
+
+
 def _upstream_cells(row: UpstreamFault) -> Sequence[str]:
     return (
         row.what,
@@ -1010,6 +1051,15 @@ def _table(again: str, rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def _vend_table() -> str:
+    rows = (
+        ("what happens", "callers get", "it recovers", "shown by"),
+        ("---",) * 4,
+        *((*cells, f"`{test}`") for *cells, test in VEND_FAULTS),
+    )
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
 def page() -> str:
     """The text of docs/faults.md."""
     parts = [_INTRODUCTION]
@@ -1020,6 +1070,7 @@ def page() -> str:
         rows = (_aws_cells(row) for row in AWS_FAULTS if row.on is on)
         note = f"{_NOTES[on]}\n\n" if on in _NOTES else ""
         parts.append(f"## {heading}\n\n{note}{_table('AWS asked again?', rows)}")
+    parts.append(f"## The vend function\n\n{_vend_table()}")
     return "\n".join(parts)
 
 

@@ -158,15 +158,17 @@ def refresher_of(broker: Broker) -> Iterator[Callable[[object], dict[str, Any]]]
 @contextmanager
 def vendor_of(store: Any) -> Iterator[Callable[[object], dict[str, Any]]]:
     """The vend function's handler over a store."""
+    clock = FakeClock()
     vendor = Vendor(
         grants=GRANTS,
         store=store,
         cache_window=seconds(60),
         refresh_ahead=seconds(600),
         on_read_fault=lambda _error: None,
-        now=FakeClock(),
+        now=clock,
+        monotonic=clock.monotonic,
     )
-    starter = RefreshStarter(invoke=lambda _event: None, on_fault=_unexpected, now=FakeClock())
+    starter = RefreshStarter(invoke=lambda _event: None, on_fault=_unexpected, now=clock)
     wiring = vendor_app.Wiring(vendor, starter)
     with ExitStack() as stack:
         stack.enter_context(patch.object(vendor_app, "_wiring", lambda: wiring))

@@ -83,17 +83,17 @@ AUTHORISATION: Final = [
         ("        raise CallerNotAllowed\n", "        return False\n"),
         ("if grant.callers is None or set(grant.scope) != scope:", "if grant.callers is None:"),
         ("            if is_allowed(caller_arn, grant.callers):", "            if True:"),
-        ("if token and not set(token.scope) <= set(self.grants[name].scope):", "if False:"),
+        ("if not set(stored.scope) <= set(scope):", "if False:"),
         ('return grant.callers is None or grant.mode == "audit" or is_allowed', "return bool"),
         (
-            "        self._admit(request.grant, request.caller_arn)\n        now = self.now()",
-            "        now = self.now()",
+            "        self._admit(request.grant, request.caller_arn)\n        known =",
+            "        known =",
         ),
         (
             "is_only_audited = self._admit(request.grant, request.caller_arn)",
             "is_only_audited = False",
         ),
-        ("            if known.block:", "            if False:"),
+        ("            return Unfit(Reason.BLOCKED)", "            return Unfit(Reason.MISSING)"),
     ),
     *_of(
         _MODELS,
@@ -140,10 +140,6 @@ MASKING: Final = [
             f"class StoredToken:*access_token: str = {_HIDDEN}",
             f"class StoredToken:*access_token: str = {_SHOWN}",
         ),
-        (
-            f"class VendedToken:*access_token: str = {_HIDDEN}",
-            f"class VendedToken:*access_token: str = {_SHOWN}",
-        ),
         ("return hashlib.sha256(token.encode()).hexdigest()[:12]", "return token"),
         ("return value if _VERSION_ID.fullmatch(value) else", "return value if True else"),
     ),
@@ -177,7 +173,15 @@ MASKING: Final = [
     *_of(("holds.py", ("test_holds.py",)), ("        _WORD.fullmatch(reason)", "        reason")),
     *_of(
         ("token_vendor/app.py", ("test_vendor_app.py",)),
-        ('"the token cannot be read now", RETRY_AFTER', "cause, RETRY_AFTER"),
+        ('description = "the token cannot be read now"', "description = record.cause"),
+    ),
+    *_of(
+        ("token_vendor/responses.py", ("test_models.py",)),
+        (f"access_token: str = {_HIDDEN}", f"access_token: str = {_SHOWN}"),
+    ),
+    *_of(
+        ("token_vendor/audit_record.py", ("test_vend_audit_record.py",)),
+        ("self.grant[:MAX_GRANT_CHARS]", "self.grant"),
     ),
     *_of(
         ("enable_broker_client/api.py", ("test_client_api.py", "test_client_source.py")),
@@ -212,16 +216,20 @@ EXPIRY: Final = [
         ("return min(ends)", "return max(ends)"),
         ("return min(refresh_ahead, lifetime / 2)", "return refresh_ahead"),
         ("return expires_at - now <= due_window(", "return expires_at - now < due_window("),
+        ("return timedelta() <= age < window", "return age < window"),
     ),
     *_of(
         _VEND,
-        ("            and self.token.is_live(now)\n", ""),
-        ("            and self.token.time_left(now) >= min_ttl\n", ""),
-        ("            and self.token.fingerprint != other_than\n", ""),
-        ("if token is None or left <= timedelta():", "if token is None:"),
-        ("        if left < request.min_ttl:", "        if False:"),
-        ("if token is None or not token.is_live(now):", "if token is None:"),
-        ("        if token and token.is_live(now):", "        if token:"),
+        ("    if not stored.is_live(now):", "    if False:"),
+        ("    if stored.time_left(now) < request.min_ttl:", "    if False:"),
+        ("    if stored.fingerprint == request.other_than:", "    if False:"),
+        ("        return RECHECK_AFTER\n", "        return timedelta.max\n"),
+        ("if is_fresh(age := now - issued_at, REJECTION_INTERVAL):", "if False:"),
+    ),
+    *_of(
+        ("token_vendor/moment.py", ("test_vend.py", "test_refresh_starter.py")),
+        ("return is_fresh(now.wall - self.wall, window) and is_fresh", "return is_fresh"),
+        (" and is_fresh(elapsed, window)", ""),
     ),
     *_of(
         _ACCEPTANCE,

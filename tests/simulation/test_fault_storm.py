@@ -161,6 +161,11 @@ def play(seed: int) -> tuple[World, Counter[str]]:
     """One storm; counts what callers got and how runs left the grants."""
     world = World(seed)
     counts: Counter[str] = Counter()
+    began = world.now
+
+    def elapsed() -> float:
+        return (world.now - began).total_seconds()
+
     prefix = "/enable-tokens/simulation"
     ssm = _client(world, "ssm", CLIENT_CONFIG)
     writer = _client(world, "ssm", WRITER_CONFIG)
@@ -192,6 +197,7 @@ def play(seed: int) -> tuple[World, Counter[str]]:
             refresh_ahead=timedelta(minutes=10),
             on_read_fault=lambda _error: None,
             now=lambda: world.now,
+            monotonic=elapsed,
         )
         for _ in range(2)
     ]

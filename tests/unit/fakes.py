@@ -133,14 +133,23 @@ def all_said(error: BaseException) -> str:
 
 @dataclass
 class FakeClock:
-    """Stands still until it is wound on."""
+    """Two clocks that stand still until they are wound on; the wall clock can also be set."""
 
     time: datetime = NOW
+    elapsed: float = 0
 
     def __call__(self) -> datetime:
         return self.time
 
+    def monotonic(self) -> float:
+        return self.elapsed
+
     def wind(self, by: float) -> None:
+        self.time += seconds(by)
+        self.elapsed += by
+
+    def set_by(self, by: float) -> None:
+        """Correct the wall clock, as NTP does: no time passes."""
         self.time += seconds(by)
 
 

@@ -13,9 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.fakes import SECRET, TOKEN, all_said, leaks
-from token_broker.errors import CallerNotAllowed, InvalidRequest, UnknownGrant
+from token_broker.errors import (
+    CallerNotAllowed,
+    InvalidRequest,
+    UnknownGrant,
+    UnsupportedGrantType,
+)
 from token_vendor import api_event
-from token_vendor.api_event import MAX_BODY_CHARS, UnsupportedGrantType
+from token_vendor.api_event import MAX_BODY_CHARS
 
 PRINT = "0123456789ab"
 FORM = "application/x-www-form-urlencoded"

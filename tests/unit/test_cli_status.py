@@ -40,12 +40,12 @@ IN_AN_HOUR, SOON, GONE = "2026-01-02T04:04:05Z", "2026-01-02T03:06:05Z", "2026-0
     [
         ([line(9, state="not_due", expires_at=IN_AN_HOUR)], stored(60), "live", ""),
         ([line(9, state="not_due", expires_at=SOON)], stored(3600), "renewing", ""),
-        ([line(9, state="not_due", expires_at=GONE)], stored(3600), "lapsed", ""),
-        ([line(9, state="renewed", expires_at=IN_AN_HOUR)], None, "lapsed", ""),
-        ([], stored(60), "lapsed", "no_run"),
+        ([line(9, state="not_due", expires_at=GONE)], stored(3600), "expired", ""),
+        ([line(9, state="renewed", expires_at=IN_AN_HOUR)], None, "expired", ""),
+        ([], stored(60), "expired", "no_run"),
         ([line(9, state="not_due", expires_at=IN_AN_HOUR)], stored(2, "why"), "blocked", "blocked"),
         ([line(9, state="blocked", reason="blocked", cause="x")], stored(60), "blocked", "blocked"),
-        ([line(9, state="blocked", cause="x")], stored(2), "lapsed", ""),
+        ([line(9, state="blocked", cause="x")], stored(2), "expired", ""),
         (
             [line(9, state="failed", reason="timeout", expires_at=IN_AN_HOUR)],
             stored(60),
@@ -58,7 +58,12 @@ IN_AN_HOUR, SOON, GONE = "2026-01-02T04:04:05Z", "2026-01-02T03:06:05Z", "2026-0
             "live",
             "secret_fallback",
         ),
-        ([line(9, state="failed", reason="AccessDeniedException")], stored(60), "lapsed", "Access"),
+        (
+            [line(9, state="failed", reason="AccessDeniedException")],
+            stored(60),
+            "expired",
+            "Access",
+        ),
     ],
 )
 def test_state_of_a_grant(lines: list[LogLine], parameter: Kept | None, state: str, reason: str):
@@ -119,7 +124,7 @@ ROWS = [
         grant="uat-reporting",
         scope=("read:deals", "read:activity"),
         connection="uat",
-        state=GrantState.LAPSED,
+        state=GrantState.EXPIRED,
         reason="invalid_client",
         cause="the client secret is wrong",
         retry_at=NOW + timedelta(minutes=2),

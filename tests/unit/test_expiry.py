@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.fakes import NOW, jwt, seconds
-from token_broker.expiry import MAX_LIFETIME, JwtTimes, due_window, expires_at, is_due, jwt_times
+from token_broker.expiry import (
+    MAX_LIFETIME,
+    JwtTimes,
+    due_window,
+    expires_at,
+    is_due,
+    is_fresh,
+    jwt_times,
+)
 
 durations = st.timedeltas(timedelta(0), timedelta(days=400))
 
@@ -146,3 +154,13 @@ def test_token_is_due_once_no_more_than_its_window_is_left(
         now=NOW + seconds(lifetime - left),
         refresh_ahead=seconds(600),
     )
+
+
+@pytest.mark.parametrize(
+    ("age", "fresh"), [(-1800, False), (-0.001, False), (0, True), (59.999, True), (60, False)]
+)
+def test_age_below_zero_is_not_fresh(
+    age: float,
+    fresh: bool,  # noqa: FBT001
+) -> None:
+    assert is_fresh(seconds(age), seconds(60)) is fresh

@@ -136,6 +136,7 @@ def test_token_is_never_vended_past_its_end(
         refresh_ahead=seconds(600),
         on_read_fault=lambda _error: None,
         now=clock,
+        monotonic=clock.monotonic,
     )
     for wait in waits:
         try:

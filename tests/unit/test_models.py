@@ -26,13 +26,13 @@ from tests.unit.fakes import (
 from token_broker.errors import CorruptStoredToken, GrantBlocked
 from token_broker.models import (
     StoredToken,
-    VendedToken,
     block_record,
     fingerprint,
     is_scope_token,
     rfc3339,
 )
 from token_refresher.enable.models import OAuthError, TokenResponse
+from token_vendor.responses import VendedToken
 
 scope_tokens = st.text(
     st.sampled_from([chr(n) for n in range(0x21, 0x7F) if chr(n) not in '"\\']), min_size=1
@@ -197,27 +197,11 @@ def test_times_are_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch) 
         time.tzset()
 
 
-def test_vended_scopes_are_delimited_by_one_space() -> None:
-    token = stored(scope=("read:deals", "read:users"))
-    assert json.loads(VendedToken.of(token, NOW).to_json())["scope"] == "read:deals read:users"
-
-
 def test_token_lives_until_its_expiry_and_not_at_it() -> None:
     token = stored(left=10)
     assert token.is_live(NOW + seconds(9.999))
     assert not token.is_live(NOW + seconds(10))
     assert token.time_left(NOW + seconds(11)) == seconds(-1)
-
-
-def test_vended_token_counts_whole_seconds_rounded_down() -> None:
-    vended = VendedToken.of(stored("opaque", left=60), NOW + seconds(0.001))
-    assert json.loads(vended.to_json()) == {
-        "access_token": "opaque",
-        "token_type": "Bearer",
-        "expires_in": 59,
-        "expires_at": "2025-03-01T12:01:00Z",
-        "scope": "read:deals",
-    }
 
 
 def test_rfc3339_is_utc_in_whole_seconds() -> None:

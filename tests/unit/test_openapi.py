@@ -23,10 +23,9 @@ from tests.unit.fakes import (
 )
 from token_broker.errors import GrantBlocked
 from token_broker.grants import Grant
-from token_broker.models import VendedToken
 from token_vendor import app
-from token_vendor.answers import ERRORS
 from token_vendor.refresh_starter import RefreshStarter
+from token_vendor.responses import ERRORS, VendedToken
 from token_vendor.vend import Vendor
 
 CONTRACT: Mapping[str, Any] = json.loads(openapi.FILE.read_text(encoding="utf-8"))

@@ -20,7 +20,10 @@ class Starts:
 
     def __post_init__(self) -> None:
         self.starter = RefreshStarter(
-            invoke=self.invoke, on_fault=self.faults.append, now=self.clock
+            invoke=self.invoke,
+            on_fault=self.faults.append,
+            now=self.clock,
+            monotonic=self.clock.monotonic,
         )
 
     def invoke(self, event: Mapping[str, object]) -> None:
@@ -54,7 +57,19 @@ def test_each_rejected_grant_is_renewed_on_its_own_account(starts: Starts) -> No
     ]
 
 
-def test_run_that_cannot_be_started_is_told_and_not_pestered_for(starts: Starts) -> None:
+def test_refresh_run_is_started_again_after_the_clock_is_corrected(starts: Starts) -> None:
+    assert starts.starter.renew_due()
+    starts.clock.set_by(-1800)
+    assert starts.starter.renew_due()
+    assert not starts.starter.renew_due()
+    starts.clock.wind(10)
+    starts.clock.set_by(-9)
+    assert starts.starter.renew_due()
+
+
+def test_run_that_cannot_be_started_is_reported_and_not_requested_again_at_once(
+    starts: Starts,
+) -> None:
     starts.fault = RuntimeError("no Lambda")
     assert not starts.starter.renew_due()
     assert not starts.starter.renew_due()

@@ -1,4 +1,4 @@
-"""Vending: who gets which token, and how seldom the store is asked."""
+"""Vending: who gets which token, and how seldom the store is read."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ from token_broker.errors import (
     CorruptStoredToken,
     GrantBlocked,
     InvalidScope,
+    NoFittingToken,
     NoLiveToken,
     RejectionTooSoon,
     UnknownGrant,
@@ -52,6 +53,7 @@ class Counter:
             refresh_ahead=seconds(600),
             on_read_fault=self.faults.append,
             now=self.clock,
+            monotonic=self.clock.monotonic,
         )
 
     def vend(self, grant: str = "deals", caller: str = ALICE, *, min_ttl: float = 0) -> StoredToken:
@@ -103,14 +105,28 @@ def test_token_that_can_do_more_than_a_narrowed_grant_may_is_none(
         vendor.vend(request)
 
 
-def test_narrower_successor_is_vended_within_a_cache_window() -> None:
+def test_successor_of_a_token_of_another_scope_is_vended_after_a_second() -> None:
+    counter = Counter()
+    counter.store.tokens["deals"] = stored(scope=("read:deals", "read:users"))
+    for wait in (0, 0.5, 0.4):
+        counter.clock.wind(wait)
+        with pytest.raises(NoLiveToken):
+            counter.vend()
+    assert counter.store.reads == ["deals"]
+    counter.store.tokens["deals"] = token("deals")
+    counter.clock.wind(0.1)
+    assert counter.vend() == token("deals")
+
+
+def test_failed_read_never_vends_a_remembered_token_that_exceeds_its_grant() -> None:
     counter = Counter()
     counter.store.tokens["deals"] = stored(scope=("read:deals", "read:users"))
     with pytest.raises(NoLiveToken):
         counter.vend()
-    counter.store.tokens["deals"] = token("deals")
+    counter.store.faults["deals"] = RuntimeError("no store")
     counter.clock.wind(60)
-    assert counter.vend() == token("deals")
+    with pytest.raises(RuntimeError):
+        counter.vend()
 
 
 @pytest.mark.parametrize(
@@ -222,6 +238,31 @@ def test_failed_read_is_made_up_for_by_a_remembered_live_token(counter: Counter)
     assert counter.store.reads == ["deals", "deals"]
 
 
+def test_corrupt_parameter_is_reported_once_behind_a_remembered_live_token(
+    counter: Counter,
+) -> None:
+    counter.vend()
+    counter.store.faults["deals"] = CorruptStoredToken("no token")
+    counter.clock.wind(60)
+    assert counter.vend() == counter.vend() == token("deals")
+    assert [type(fault) for fault in counter.faults] == [CorruptStoredToken]
+
+
+def test_corrupt_parameter_is_read_once_a_second_and_does_not_hide_the_other_grants(
+    counter: Counter,
+) -> None:
+    counter.store.faults["deals"] = CorruptStoredToken("no token")
+    for _ in range(3):
+        with pytest.raises(CorruptStoredToken):
+            counter.vend()
+    assert counter.store.reads == ["deals"]
+    states = {status.name: status.state for status in counter.vendor.statuses(ALICE)}
+    assert states == {"deals": GrantState.EXPIRED, "users": GrantState.LIVE}
+    del counter.store.faults["deals"]
+    counter.clock.wind(1)
+    assert counter.vend() == token("deals")
+
+
 @pytest.mark.parametrize("fault", [CorruptStoredToken("no token"), RuntimeError("no store")])
 def test_failed_read_without_a_live_token_to_fall_back_on_is_a_fault(
     counter: Counter, fault: Exception
@@ -231,9 +272,10 @@ def test_failed_read_without_a_live_token_to_fall_back_on_is_a_fault(
         counter.vend()
     del counter.store.faults["deals"]
     counter.store.tokens["deals"] = stored(left=100)
+    counter.clock.wind(1)
     counter.vend()
     counter.store.faults["deals"] = fault
-    counter.clock.wind(100)
+    counter.clock.wind(99)
     with pytest.raises(type(fault)):
         counter.vend()
     assert counter.faults == []
@@ -251,23 +293,20 @@ def test_other_token_than_the_refused_one_is_looked_for_at_once(counter: Counter
     assert counter.vendor.vend(request).token.access_token == "successor"
 
 
-def test_refused_token_is_not_vended_again_but_has_not_lapsed(counter: Counter) -> None:
-    with pytest.raises(NoLiveToken, match=r"^there is no other live token yet$") as caught:
+def test_rejected_token_is_not_vended_again_but_has_not_expired(counter: Counter) -> None:
+    with pytest.raises(NoFittingToken, match=r"^there is no other live token yet$") as caught:
         counter.vendor.vend(asked(other_than=token("deals").fingerprint))
-    assert not caught.value.is_lapsed
     assert caught.value.retry_after == RETRY_AFTER
 
 
-@pytest.mark.parametrize(("left", "is_lapsed"), [(-1, True), (10, False)])
-def test_only_a_missing_or_expired_token_has_lapsed(
-    counter: Counter,
-    left: float,
-    is_lapsed: bool,  # noqa: FBT001
+@pytest.mark.parametrize(("left", "error"), [(-1, NoLiveToken), (10, NoFittingToken)])
+def test_only_a_missing_or_expired_token_needs_a_refresh_run(
+    counter: Counter, left: float, error: type[NoLiveToken]
 ) -> None:
     counter.store.tokens["deals"] = stored(left=left, age=60)
     with pytest.raises(NoLiveToken) as caught:
         counter.vend(min_ttl=60)
-    assert caught.value.is_lapsed is is_lapsed
+    assert type(caught.value) is error
 
 
 AUDITED = Grant(scope=("read:deals",), callers=(f"{IAM}:role/etl-*",), mode="audit")
@@ -321,8 +360,8 @@ def test_scope_stands_for_the_grant_that_names_the_caller(
     [
         (601, GrantState.LIVE, 601),
         (600, GrantState.RENEWING, 600),
-        (0, GrantState.LAPSED, 0),
-        (-60, GrantState.LAPSED, 0),
+        (0, GrantState.EXPIRED, 0),
+        (-60, GrantState.EXPIRED, 0),
     ],
 )
 def test_status_says_what_a_grant_is_good_for(
@@ -335,10 +374,10 @@ def test_status_says_what_a_grant_is_good_for(
     assert [status.name for status in counter.vendor.statuses(ALICE)] == ["deals", "users"]
 
 
-def test_grant_without_a_token_has_lapsed(counter: Counter) -> None:
+def test_grant_without_a_token_has_expired(counter: Counter) -> None:
     counter.store.tokens.clear()
     statuses = counter.vendor.statuses(ALICE)
-    assert {(status.state, status.seconds_left) for status in statuses} == {(GrantState.LAPSED, 0)}
+    assert {(status.state, status.seconds_left) for status in statuses} == {(GrantState.EXPIRED, 0)}
 
 
 def test_report_of_the_current_token_asks_for_a_renewal(counter: Counter) -> None:
@@ -396,3 +435,50 @@ def test_report_is_judged_by_the_store_and_not_by_what_is_remembered(counter: Co
     counter.store.tokens["deals"] = successor = stored("newer", age=120)
     counter.clock.wind(2)
     assert counter.vendor.report_rejection(asked(other_than=successor.fingerprint))
+
+
+HALF_AN_HOUR = 1800
+
+
+@pytest.mark.parametrize("correction", [-3600, -HALF_AN_HOUR, -1, 0])
+def test_block_takes_effect_within_the_window_after_the_clock_is_corrected(
+    counter: Counter, correction: float
+) -> None:
+    counter.vend()
+    counter.store.faults["deals"] = GrantBlocked("leaked on a screen")
+    counter.clock.set_by(correction)
+    counter.clock.wind(60)
+    with pytest.raises(GrantBlocked):
+        counter.vend()
+
+
+def test_live_token_is_found_at_once_after_the_clock_is_corrected(counter: Counter) -> None:
+    counter.clock.set_by(2 * HALF_AN_HOUR)
+    counter.store.tokens["deals"] = stored("expired by the fast clock", left=60)
+    with pytest.raises(NoLiveToken):
+        counter.vend(min_ttl=600)
+    counter.store.tokens["deals"] = token("deals")
+    counter.clock.set_by(-2 * HALF_AN_HOUR)
+    assert counter.vend(min_ttl=600) == token("deals")
+
+
+def test_window_that_ended_by_one_clock_has_ended(counter: Counter) -> None:
+    counter.vend()
+    counter.clock.wind(60)
+    counter.clock.set_by(-59)  # by the wall clock a second has passed
+    counter.vend()
+    counter.clock.set_by(60)  # an environment was frozen: by the monotonic clock no time passed
+    counter.vend()
+    assert counter.store.reads == ["deals"] * 3
+
+
+def test_report_is_judged_by_the_store_after_the_clock_is_corrected(counter: Counter) -> None:
+    counter.vend()
+    counter.store.tokens["deals"] = successor = stored("newer", age=4000)
+    counter.clock.set_by(-HALF_AN_HOUR)
+    assert counter.vendor.report_rejection(asked(other_than=successor.fingerprint))
+
+
+def test_token_that_was_issued_by_a_fast_clock_can_be_reported(counter: Counter) -> None:
+    counter.store.tokens["deals"] = token("deals", age=-HALF_AN_HOUR, left=5400)
+    assert counter.vendor.report_rejection(asked(other_than=token("deals").fingerprint))

@@ -80,11 +80,13 @@ def function(monkeypatch: pytest.MonkeyPatch) -> Function:
         refresh_ahead=seconds(600),
         on_read_fault=lambda error: app._log_fault("remembered token vended", error),
         now=function.clock,
+        monotonic=function.clock.monotonic,
     )
     starter = RefreshStarter(
         invoke=function.start,
         on_fault=lambda _error: None,
         now=function.clock,
+        monotonic=function.clock.monotonic,
     )
     monkeypatch.setattr(app, "_wiring", lambda: app.Wiring(vendor, starter))
     monkeypatch.setattr(app, "datetime", FrozenDatetime)
@@ -236,7 +238,11 @@ def test_long_grant_name_is_cut_in_the_log(function: Function, output: Output) -
             "AccessDeniedException",
             "GetParameter was refused by AWS: AccessDeniedException",
         ),
-        (CorruptStoredToken("holds no token"), "CorruptStoredToken", "holds no token"),
+        (
+            CorruptStoredToken("as the store words it"),
+            "CorruptStoredToken",
+            "the parameter holds no stored token",
+        ),
         (
             RuntimeError(f"{SECRET} {TOKEN}"),
             "InternalError",

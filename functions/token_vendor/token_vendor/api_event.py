@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Final
 from urllib.parse import parse_qsl
 
-from token_broker.errors import CallerNotAllowed, InvalidRequest, UnknownGrant
+from token_broker.errors import CallerNotAllowed, InvalidRequest, UnknownGrant, UnsupportedGrantType
 
 MAX_BODY_CHARS: Final = 8_192
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{12}")
@@ -128,10 +128,6 @@ def requested_scope(event: object) -> frozenset[str]:
     if grant_type != "client_credentials":
         raise UnsupportedGrantType("grant_type is not client_credentials")
     return frozenset(scope.split(" "))
-
-
-class UnsupportedGrantType(InvalidRequest):
-    """Another grant type than client_credentials (RFC 6749 section 5.2)."""
 
 
 def _only(fields: list[tuple[str, str]], name: str) -> str:

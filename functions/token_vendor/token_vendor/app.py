@@ -1,8 +1,8 @@
-"""The vend function: knows API Gateway's events and answers, and wires the rest."""
+"""The vend function: reads API Gateway's events, returns its responses, and wires the rest."""
 
 import gc
 
-gc.disable()  # until all is set up: a start-up makes no garbage, and looking for it takes 6 % of it
+gc.disable()  # until all is set up: a start-up makes no garbage; looking for it takes 6 % of it
 
 import json
 import os
@@ -22,11 +22,19 @@ from token_broker.errors import BrokerError, NoLiveToken
 from token_broker.grants import load_grants
 from token_broker.log import service_logger
 from token_broker.metrics import emit
-from token_broker.models import VendedToken, rfc3339
+from token_broker.models import rfc3339
 from token_broker.token_store import ParameterTokenStore
 from token_vendor import api_event
-from token_vendor.answers import ERRORS, Response, answer, error_answer, refusal
+from token_vendor.audit_record import AuditRecord
 from token_vendor.refresh_starter import RefreshStarter
+from token_vendor.responses import (
+    ERRORS,
+    Response,
+    VendedToken,
+    error_response,
+    json_response,
+    refusal,
+)
 from token_vendor.vend import RETRY_AFTER, Vendor, VendRequest
 
 if TYPE_CHECKING:
@@ -40,7 +48,7 @@ logger = service_logger(SERVICE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the template tells the function."""
+    """What the template sets for the function."""
 
     token_parameter_prefix: str
     token_cache: timedelta
@@ -104,74 +112,68 @@ def _lambda_client() -> "LambdaClient":
 
 @logger.inject_lambda_context(log_event=False)  # not by POWERTOOLS_LOGGER_LOG_EVENT either
 def lambda_handler(event: object, context: LambdaContext) -> Response:  # noqa: ARG001
-    """Answer a request to the token API.
+    """Respond to a request to the token API.
 
     Args:
         event: an API Gateway REST proxy event (payload 1.0), the caller IAM-authorised.
         context: Lambda's own.
 
     Returns:
-        A proxy response: what was asked for, or an OAuth-shaped error.
+        A proxy response: what was requested, or an OAuth-shaped error.
     """
-    said: dict[str, object] = {}
+    record = AuditRecord()
     try:
-        said["caller"] = caller = api_event.caller_arn(event)
+        record.caller = api_event.caller_arn(event)
         handle = _ROUTES.get(api_event.route(event))
         if handle is None:
-            return error_answer(404, "not_found", "there is no such resource")
-        return handle(event, caller, said)
-    except NoLiveToken as error:
-        if error.is_lapsed and _wiring().starter.renew_due():
-            said["refresh"] = "started"
-        return _refuse(error, said)
+            return error_response(404, "not_found", "there is no such resource")
+        return handle(event, record)
     except BrokerError as error:
-        return _refuse(error, said)
+        return _refuse(error, record)
     except Exception as error:
-        return _refuse_for_fault(error, said)
+        return _refuse_for_fault(error, record)
 
 
-def _get_token(event: object, caller: str, said: dict[str, object]) -> Response:
+def _get_token(event: object, record: AuditRecord) -> Response:
     """`GET /tokens/{grant}`."""
-    said["grant"] = grant = api_event.grant(event)
+    record.grant = api_event.grant(event)
     request = VendRequest(
-        grant=grant,
-        caller_arn=caller,
+        grant=record.grant,
+        caller_arn=record.caller,
         min_ttl=api_event.min_ttl(event),
         other_than=api_event.other_than(event),
     )
-    return _vend(request, said)
+    return _vend(request, record)
 
 
-def _post_oauth2_token(event: object, caller: str, said: dict[str, object]) -> Response:
+def _post_oauth2_token(event: object, record: AuditRecord) -> Response:
     """`POST /oauth2/token`: the request that existing Enable code makes, only signed."""
     scope = api_event.requested_scope(event)
-    said["scope"] = " ".join(sorted(scope))[:256]
-    said["grant"] = grant = _wiring().vendor.grant_of_scope(scope, caller)
-    return _vend(VendRequest(grant=grant, caller_arn=caller), said)
+    record.scope = " ".join(sorted(scope))[:256]
+    record.grant = _wiring().vendor.grant_of_scope(scope, record.caller)
+    return _vend(VendRequest(grant=record.grant, caller_arn=record.caller), record)
 
 
-def _vend(request: VendRequest, said: dict[str, object]) -> Response:
+def _vend(request: VendRequest, record: AuditRecord) -> Response:
     vended = _wiring().vendor.vend(request)
     token = vended.token
     body = VendedToken.of(token, datetime.now(UTC))
     if vended.is_only_audited:
-        said["would_be_refused"] = True
+        record.would_be_refused = True
         emit(SERVICE, {"WouldRefuse": 1}, grant=request.grant)
-    said |= {
-        "scope": " ".join(token.scope),
-        "fingerprint": token.fingerprint,
-        "expires_at": rfc3339(token.expires_at),
-        "seconds_left": body.expires_in,
-    }
-    logger.info("token vended", extra=said)
+    record.scope = " ".join(token.scope)
+    record.fingerprint = token.fingerprint
+    record.expires_at = rfc3339(token.expires_at)
+    record.seconds_left = body.expires_in
+    logger.info("token vended", extra=record.log_fields())
     emit(SERVICE, {"Vended": 1}, grant=request.grant)
-    return answer(200, body.to_json())
+    return json_response(200, body.to_json())
 
 
-def _get_grants(_event: object, caller: str, said: dict[str, object]) -> Response:
+def _get_grants(_event: object, record: AuditRecord) -> Response:
     """`GET /grants`: what this caller may have, as far as `callers` decide it."""
-    statuses = _wiring().vendor.statuses(caller)
-    logger.info("grants listed", extra=said)
+    statuses = _wiring().vendor.statuses(record.caller)
+    logger.info("grants listed", extra=record.log_fields())
     grants = [
         {
             "name": status.name,
@@ -181,25 +183,25 @@ def _get_grants(_event: object, caller: str, said: dict[str, object]) -> Respons
         }
         for status in statuses
     ]
-    return answer(200, json.dumps({"grants": grants}))
+    return json_response(200, json.dumps({"grants": grants}))
 
 
-def _post_rejection(event: object, caller: str, said: dict[str, object]) -> Response:
-    """`POST /tokens/{grant}/rejection`: Enable answered 401 to a token."""
-    said["grant"] = grant = api_event.grant(event, suffix="/rejection")
-    said["fingerprint"] = rejected = api_event.rejected_fingerprint(event)
-    request = VendRequest(grant=grant, caller_arn=caller, other_than=rejected)
+def _post_rejection(event: object, record: AuditRecord) -> Response:
+    """`POST /tokens/{grant}/rejection`: Enable returned 401 for a token."""
+    record.grant = grant = api_event.grant(event, suffix="/rejection")
+    record.fingerprint = rejected = api_event.rejected_fingerprint(event)
+    request = VendRequest(grant=grant, caller_arn=record.caller, other_than=rejected)
     is_current = _wiring().vendor.report_rejection(request)
     if is_current and _wiring().starter.renew_rejected(grant, rejected):
-        said["refresh"] = "started"
-    logger.warning("token reported as rejected", extra=said)
+        record.refresh = "started"
+    logger.warning("token reported as rejected", extra=record.log_fields())
     emit(SERVICE, {"TokenRejected": 1}, grant=grant)
     if is_current:
-        return answer(202, json.dumps({"status": "renewing"}))
-    return answer(200, json.dumps({"status": "replaced"}))
+        return json_response(202, json.dumps({"status": "renewing"}))
+    return json_response(200, json.dumps({"status": "replaced"}))
 
 
-type Handler = Callable[[object, str, dict[str, object]], Response]
+type Handler = Callable[[object, AuditRecord], Response]
 
 _ROUTES: Final[Mapping[tuple[str, str], Handler]] = {
     ("GET", "/tokens/{grant}"): _get_token,
@@ -209,30 +211,26 @@ _ROUTES: Final[Mapping[tuple[str, str], Handler]] = {
 }
 
 
-def _refuse(error: BrokerError, said: dict[str, object]) -> Response:
-    """Answer a refusal; the log says as much as the caller is told, and who asked."""
+def _refuse(error: BrokerError, record: AuditRecord) -> Response:
+    """The response to a refused request; the log contains the same cause, and the caller."""
     if type(error) not in ERRORS:
-        return _refuse_for_fault(error, said)
-    reason = ERRORS[type(error)][1]
-    logger.warning("token refused", extra=_told(said) | {"reason": reason, "cause": str(error)})
-    emit(SERVICE, {"VendRefused": 1}, reason=reason)
+        return _refuse_for_fault(error, record)
+    if type(error) is NoLiveToken and _wiring().starter.renew_due():
+        record.refresh = "started"
+    record.reason, record.cause = ERRORS[type(error)][1], str(error)
+    logger.warning("token refused", extra=record.log_fields())
+    emit(SERVICE, {"VendRefused": 1}, reason=record.reason)
     return refusal(error)
 
 
-def _refuse_for_fault(error: Exception, said: dict[str, object]) -> Response:
-    """Answer a fault of ours: the caller gets a bland sentence, the log the cause."""
-    reason, cause = describe_fault(error)
-    logger.error(
-        "token not vended for a fault", extra=_told(said) | {"reason": reason, "cause": cause}
-    )
-    emit(SERVICE, {"VendRefused": 1}, reason=reason)
+def _refuse_for_fault(error: Exception, record: AuditRecord) -> Response:
+    """The response to a fault of the broker: a bland sentence. The cause is in the log."""
+    record.reason, record.cause = describe_fault(error)
+    logger.error("token not vended for a fault", extra=record.log_fields())
+    emit(SERVICE, {"VendRefused": 1}, reason=record.reason)
     emit(SERVICE, {"VendFault": 1})
-    return error_answer(503, "temporarily_unavailable", "the token cannot be read now", RETRY_AFTER)
-
-
-def _told(said: Mapping[str, object]) -> dict[str, object]:
-    """What is known of a request, a made-up grant's name cut to a bearable length."""
-    return {"caller": "", **said, "grant": str(said.get("grant", ""))[:64]}
+    description = "the token cannot be read now"
+    return error_response(503, "temporarily_unavailable", description, RETRY_AFTER)
 
 
 def _log_fault(message: str, error: Exception) -> None:
@@ -241,9 +239,10 @@ def _log_fault(message: str, error: Exception) -> None:
 
 
 # Lambda gives a start-up a whole processor, and a request a share of one as large as the function's
-# memory. So what can be made before the first request is; what fails here is told by that request.
+# memory. So the wiring is made before the first request. If it fails, that request tries again and
+# reports why.
 if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
     with suppress(Exception):
         _wiring()
-gc.freeze()  # what is there now stays, and need not be looked at again
+gc.freeze()  # what is there now stays: the collector need not look at it again
 gc.enable()

@@ -1,8 +1,9 @@
-"""Who may have which token, and handing it over.
+"""Who may have which token, and what is vended.
 
-Pure of AWS, HTTP and the environment: the clock and the store come as parameters.
+Pure of AWS, HTTP and the environment: the clocks and the store come as parameters.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,29 +13,35 @@ from typing import Final, Protocol
 
 from token_broker.callers import is_allowed
 from token_broker.errors import (
+    BrokerError,
     CallerNotAllowed,
+    CorruptStoredToken,
     GrantBlocked,
     InvalidScope,
+    NoFittingToken,
     NoLiveToken,
     RejectionTooSoon,
     UnknownGrant,
 )
-from token_broker.expiry import is_due
+from token_broker.expiry import is_due, is_fresh
 from token_broker.grants import Grant
 from token_broker.models import StoredToken
+from token_vendor.moment import Moment
 
 RETRY_AFTER: Final = timedelta(seconds=5)
 """A request that finds no live token starts a refresh run, which takes about as long."""
 
 RECHECK_AFTER: Final = timedelta(seconds=1)
-"""A stored token that would not do is not read again sooner, however many ask."""
+"""A stored token that does not fit is not read again sooner, however many requests come."""
 
 REJECTION_INTERVAL: Final = timedelta(minutes=1)
-"""A grant is not renewed more often because its token was reported as refused."""
+"""A grant is not renewed more often because its token was reported as rejected."""
+
+_CORRUPT: Final = "the parameter holds no stored token"
 
 
 class TokenReader(Protocol):
-    """Where the tokens are kept, as far as a vendor may know."""
+    """Where the tokens are stored, as far as the vendor needs it."""
 
     def read(self, grant: str) -> StoredToken | None:
         """The stored token, live or not."""
@@ -42,7 +49,7 @@ class TokenReader(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VendRequest:
-    """What a caller asks for.
+    """What a caller requests.
 
     Attributes:
         grant: the grant's name, as the caller wrote it.
@@ -59,12 +66,12 @@ class VendRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vended:
-    """A token that is handed over.
+    """A token that is vended.
 
     Attributes:
         grant: whose it is.
         token: live.
-        is_only_audited: the grant's `callers` would have refused, were they enforced.
+        is_only_audited: the grant's `callers` would refuse the caller if they were enforced.
     """
 
     grant: str
@@ -73,12 +80,13 @@ class Vended:
 
 
 class GrantState(StrEnum):
-    """What a grant is good for at this moment."""
+    """Whether a grant's token can be vended at this moment."""
 
     LIVE = "live"
     RENEWING = "renewing"
-    """Live and due: a successor is being asked for."""
-    LAPSED = "lapsed"
+    """Live and due: a successor is being requested."""
+    EXPIRED = "expired"
+    """There is no live token."""
     BLOCKED = "blocked"
 
 
@@ -92,32 +100,92 @@ class GrantStatus:
     seconds_left: int
 
 
+class Reason(StrEnum):
+    """Why what is stored does not fit a request."""
+
+    BLOCKED = "blocked"
+    CORRUPT = "corrupt"
+    MISSING = "missing"
+    EXPIRED = "expired"
+    EXCEEDS_GRANT = "exceeds_grant"
+    """It permits more than the grant does, which was narrowed since."""
+    PASSED_OVER = "passed_over"
+    """It is the one that the caller does not want again."""
+    ENDS_TOO_SOON = "ends_too_soon"
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """What is stored does not fit a request.
+
+    Attributes:
+        reason: why.
+        token: the live token that does not fit; None if there is none.
+    """
+
+    reason: Reason
+    token: StoredToken | None = None
+
+
+type Verdict = StoredToken | Unfit
+"""On what is stored: the token, if it fits a request."""
+
+
+def judge(stored: Verdict, scope: tuple[str, ...], request: VendRequest, now: datetime) -> Verdict:
+    """The one verdict on what is stored for a grant of this scope.
+
+    Args:
+        stored: what the store holds: a token, or blocked, corrupt or missing.
+        scope: the grant's.
+        request: what the token must fit.
+        now: aware UTC.
+    """
+    if isinstance(stored, Unfit):
+        return stored
+    if not stored.is_live(now):
+        return Unfit(Reason.EXPIRED)
+    if not set(stored.scope) <= set(scope):
+        return Unfit(Reason.EXCEEDS_GRANT)
+    if stored.fingerprint == request.other_than:
+        return Unfit(Reason.PASSED_OVER, stored)
+    if stored.time_left(now) < request.min_ttl:
+        return Unfit(Reason.ENDS_TOO_SOON, stored)
+    return stored
+
+
+def recheck_after(verdict: Verdict) -> timedelta:
+    """How long the store need not be read again, the cache window aside.
+
+    A tenth of the token's lifetime, so that the successor of a short-lived one is found
+    in time; a second after any verdict but "fits".
+    """
+    if isinstance(verdict, Unfit):
+        return RECHECK_AFTER
+    return (verdict.expires_at - verdict.issued_at) / 10
+
+
+def refusal(unfit: Unfit, now: datetime) -> BrokerError:
+    """The error of a request that what is stored does not fit."""
+    match unfit:
+        case Unfit(Reason.BLOCKED):
+            return GrantBlocked("")
+        case Unfit(Reason.CORRUPT):
+            return CorruptStoredToken(_CORRUPT)
+        case Unfit(Reason.PASSED_OVER):
+            return NoFittingToken("there is no other live token yet", retry_after=RETRY_AFTER)
+        case Unfit(Reason.ENDS_TOO_SOON, StoredToken() as token):
+            left = int(token.time_left(now).total_seconds())
+            message = f"the live token has {left} seconds left, fewer than min_ttl"
+            return NoFittingToken(message, retry_after=RETRY_AFTER)
+    return NoLiveToken("there is no live token", retry_after=RETRY_AFTER)
+
+
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """What an environment last saw in the store."""
+    """What an environment last read from the store."""
 
-    token: StoredToken | None
-    read_at: datetime
-    block: GrantBlocked | None = None
-
-    def is_enough(self, now: datetime, min_ttl: timedelta, other_than: str) -> bool:
-        """Whether it is live, lives `min_ttl` longer and is not the one to pass over."""
-        return (
-            self.token is not None
-            and self.token.is_live(now)
-            and self.token.time_left(now) >= min_ttl
-            and self.token.fingerprint != other_than
-        )
-
-    def window(self, is_enough: bool) -> timedelta:  # noqa: FBT001
-        """How long the store need not be read again, the cache window aside.
-
-        A tenth of the token's lifetime, so that the successor of a short-lived one is
-        found in time; a second for a token that would not do, however many ask.
-        """
-        if self.token is None or not is_enough:
-            return RECHECK_AFTER
-        return (self.token.expires_at - self.token.issued_at) / 10
+    stored: Verdict
+    read_at: Moment
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,11 +196,12 @@ class Vendor:
 
     Attributes:
         grants: all grants, by name.
-        store: where the tokens are kept.
-        cache_window: how long a live token is vended without reading the store again.
+        store: where the tokens are stored.
+        cache_window: how long a token that fits is vended without reading the store again.
         refresh_ahead: how long before its expiry a token is renewed, at most.
-        on_read_fault: told of a failed read that a remembered live token makes up for.
+        on_read_fault: called with the cause if a read failed and a remembered token is vended.
         now: the clock, aware UTC.
+        monotonic: seconds of a clock that is never set.
     """
 
     grants: Mapping[str, Grant]
@@ -141,6 +210,7 @@ class Vendor:
     refresh_ahead: timedelta
     on_read_fault: Callable[[Exception], None]
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic
     _remembered: dict[str, _Remembered] = field(default_factory=dict, init=False, repr=False)
 
     def vend(self, request: VendRequest) -> Vended:
@@ -150,26 +220,15 @@ class Vendor:
             UnknownGrant: there is no such grant.
             CallerNotAllowed: the grant names its callers, and not this one.
             GrantBlocked: an operator has stopped it.
-            NoLiveToken: none is stored that will do.
-            CorruptStoredToken and the store's errors: the read failed, and no live token
-                is remembered.
+            NoLiveToken: no stored token is live, or fits (NoFittingToken).
+            CorruptStoredToken and the store's errors: the read failed, and no token that
+                fits is remembered.
         """
         is_only_audited = self._admit(request.grant, request.caller_arn)
-        token = self._usable(request.grant, request.min_ttl, request.other_than)
-        left = token.time_left(self.now()) if token else timedelta()
-        if token is None or left <= timedelta():
-            raise NoLiveToken("there is no live token", retry_after=RETRY_AFTER)
-        if token.fingerprint == request.other_than:
-            raise NoLiveToken(
-                "there is no other live token yet", retry_after=RETRY_AFTER, is_lapsed=False
-            )
-        if left < request.min_ttl:
-            raise NoLiveToken(
-                f"the live token has {int(left.total_seconds())} seconds left, fewer than min_ttl",
-                retry_after=RETRY_AFTER,
-                is_lapsed=False,
-            )
-        return Vended(grant=request.grant, token=token, is_only_audited=is_only_audited)
+        verdict = self._verdict(request)
+        if isinstance(verdict, Unfit):
+            raise refusal(verdict, self.now())
+        return Vended(grant=request.grant, token=verdict, is_only_audited=is_only_audited)
 
     def grant_of_scope(self, scope: frozenset[str], caller_arn: str) -> str:
         """The grant of exactly this scope that names this caller.
@@ -188,46 +247,47 @@ class Vendor:
         raise InvalidScope
 
     def statuses(self, caller_arn: str) -> list[GrantStatus]:
-        """The grants that this caller's second lock allows; IAM may allow fewer.
+        """The grants whose allow-list names this caller; IAM may allow fewer.
 
         Raises:
             The store's errors, as `vend`.
         """
         names = [name for name, grant in self.grants.items() if _is_open(grant, caller_arn)]
+        requests = [VendRequest(grant=name, caller_arn=caller_arn) for name in names]
         with ThreadPoolExecutor(8, thread_name_prefix="status") as threads:
-            return list(threads.map(self._status, names))
+            return list(threads.map(self._status, requests))
 
     def report_rejection(self, request: VendRequest) -> bool:
-        """Take note that Enable refused a token: `other_than` is its fingerprint.
+        """Take a report that Enable rejected a token: `other_than` is its fingerprint.
 
         Returns:
-            Whether it is still the current one, so that the grant should be renewed.
+            Whether it is still the current one, or none is live: the grant is to be renewed.
 
         Raises:
             RejectionTooSoon: it is the current one, and less than a minute old.
-            UnknownGrant, CallerNotAllowed and the store's errors: as `vend`.
+            UnknownGrant, CallerNotAllowed, GrantBlocked and the store's errors: as `vend`.
         """
         self._admit(request.grant, request.caller_arn)
-        now = self.now()
         known = self._remembered.get(request.grant)
-        if known and now - known.read_at >= RECHECK_AFTER:
+        if known and not known.read_at.is_within(RECHECK_AFTER, self._moment()):
             # What is remembered may be older than what was reported: only the store can tell.
             del self._remembered[request.grant]
-        token = self._usable(request.grant, timedelta(), request.other_than)
-        if token is None or not token.is_live(now):
-            return True
-        if token.fingerprint != request.other_than:
-            return False
-        age = now - token.issued_at
-        if age < REJECTION_INTERVAL:
-            raise RejectionTooSoon(retry_after=REJECTION_INTERVAL - age)
+        verdict, now = self._verdict(request), self.now()
+        match verdict:
+            case StoredToken():
+                return False
+            case Unfit(Reason.BLOCKED | Reason.CORRUPT):
+                raise refusal(verdict, now)
+            case Unfit(Reason.PASSED_OVER, StoredToken(issued_at=issued_at)):
+                if is_fresh(age := now - issued_at, REJECTION_INTERVAL):
+                    raise RejectionTooSoon(retry_after=REJECTION_INTERVAL - age)
         return True
 
     def _admit(self, name: str, caller_arn: str) -> bool:
-        """Let a caller pass the second lock.
+        """Check a grant's allow-list of callers.
 
         Returns:
-            Whether it passed only because the lock is being tried out.
+            Whether the caller passed only because the list is not enforced yet.
         """
         grant = self.grants.get(name)
         if grant is None:
@@ -238,52 +298,70 @@ class Vendor:
             return True
         raise CallerNotAllowed
 
-    def _status(self, name: str) -> GrantStatus:
-        now, scope = self.now(), self.grants[name].scope
+    def _status(self, request: VendRequest) -> GrantStatus:
+        state, seconds_left = GrantState.EXPIRED, 0
+        match self._verdict(request):
+            case Unfit(Reason.BLOCKED):
+                state = GrantState.BLOCKED
+            case StoredToken() as token:
+                now = self.now()
+                due = is_due(
+                    issued_at=token.issued_at,
+                    expires_at=token.expires_at,
+                    now=now,
+                    refresh_ahead=self.refresh_ahead,
+                )
+                state = GrantState.RENEWING if due else GrantState.LIVE
+                seconds_left = max(int(token.time_left(now).total_seconds()), 0)
+        return GrantStatus(
+            name=request.grant,
+            scope=self.grants[request.grant].scope,
+            state=state,
+            seconds_left=seconds_left,
+        )
+
+    def _verdict(self, request: VendRequest) -> Verdict:
+        """On what is remembered while that is fresh, else on what is stored."""
+        known = self._remembered.get(request.grant)
+        if known is None:
+            return self._remember(request, self._moment(), self._read(request.grant))
+        verdict, now = self._judge(known.stored, request), self._moment()
+        if known.read_at.is_within(min(self.cache_window, recheck_after(verdict)), now):
+            return verdict
+        if isinstance(verdict, Unfit):
+            return self._remember(request, now, self._read(request.grant))
+        return self._remember(request, now, self._read_or_keep(verdict, request.grant))
+
+    def _remember(self, request: VendRequest, read_at: Moment, stored: Verdict) -> Verdict:
+        self._remembered[request.grant] = _Remembered(stored, read_at)
+        return self._judge(stored, request)
+
+    def _judge(self, stored: Verdict, request: VendRequest) -> Verdict:
+        return judge(stored, self.grants[request.grant].scope, request, self.now())
+
+    def _moment(self) -> Moment:
+        return Moment(self.now(), self.monotonic())
+
+    def _read(self, grant: str) -> Verdict:
+        """What is stored, as a value."""
         try:
-            token = self._usable(name, timedelta(), "")
+            return self.store.read(grant) or Unfit(Reason.MISSING)
         except GrantBlocked:
-            return GrantStatus(name=name, scope=scope, state=GrantState.BLOCKED, seconds_left=0)
-        state = GrantState.LAPSED
-        if token and token.is_live(now):
-            due = is_due(
-                issued_at=token.issued_at,
-                expires_at=token.expires_at,
-                now=now,
-                refresh_ahead=self.refresh_ahead,
-            )
-            state = GrantState.RENEWING if due else GrantState.LIVE
-        left = int(token.time_left(now).total_seconds()) if token else 0
-        return GrantStatus(name=name, scope=scope, state=state, seconds_left=max(left, 0))
+            return Unfit(Reason.BLOCKED)
+        except CorruptStoredToken:
+            return Unfit(Reason.CORRUPT)
 
-    def _usable(self, name: str, min_ttl: timedelta, other_than: str) -> StoredToken | None:
-        """The token at hand, unless it can do more than the grant, since narrowed, may."""
-        token = self._current(name, min_ttl, other_than)
-        if token and not set(token.scope) <= set(self.grants[name].scope):
-            return None
-        return token
-
-    def _current(self, grant: str, min_ttl: timedelta, other_than: str) -> StoredToken | None:
-        """The remembered token while it will do, else the stored one."""
-        now = self.now()
-        known = self._remembered.get(grant)
-        is_enough = known is not None and known.is_enough(now, min_ttl, other_than)
-        if known and now - known.read_at < min(self.cache_window, known.window(is_enough)):
-            if known.block:
-                raise known.block.with_traceback(None)  # one instance, raised often
-            return known.token
+    def _read_or_keep(self, token: StoredToken, grant: str) -> Verdict:
+        """What is stored; if it is unreadable or corrupt, the remembered token, which fits."""
         try:
-            token = self.store.read(grant)
-        except GrantBlocked as block:
-            self._remembered[grant] = _Remembered(None, now, block)
-            raise
+            stored = self._read(grant)
         except Exception as error:
-            if not known or not is_enough:
-                raise
             self.on_read_fault(error)
-            token = known.token
-        self._remembered[grant] = _Remembered(token, now)
-        return token
+            return token
+        if stored == Unfit(Reason.CORRUPT):
+            self.on_read_fault(CorruptStoredToken(_CORRUPT))
+            return token
+        return stored
 
 
 def _is_open(grant: Grant, caller_arn: str) -> bool:

@@ -2,10 +2,12 @@
 
 BrokerError
 ├── ConfigurationError            the deployer mends it
-├── InvalidRequest                whoever called the function or the API mends it
+├── InvalidRequest                400: the event, the query or the body is not understood
+│   └── UnsupportedGrantType      400: another grant type than client_credentials
 ├── UnknownGrant                  404: no such grant
 ├── CallerNotAllowed              403: the grant's `callers` do not name this caller
-├── NoLiveToken                   503 + Retry-After
+├── NoLiveToken                   503 + Retry-After: a refresh run is needed
+│   └── NoFittingToken            503 + Retry-After: the live one is not what was requested
 ├── InvalidScope                  400: no grant of exactly this scope is open to the caller
 ├── RejectionTooSoon              429: the token that was reported is less than a minute old
 ├── GrantBlocked                  503 + Retry-After: an operator has stopped the grant
@@ -33,6 +35,10 @@ class ConfigurationError(BrokerError):
 
 class InvalidRequest(BrokerError):
     """The event or the query of a call is not one the broker understands."""
+
+
+class UnsupportedGrantType(InvalidRequest):
+    """Another grant type than client_credentials (RFC 6749 section 5.2)."""
 
 
 class UnknownGrant(BrokerError):
@@ -69,17 +75,19 @@ class RejectionTooSoon(BrokerError):
 
 
 class NoLiveToken(BrokerError):
-    """No stored token lives long enough for the request.
+    """No stored token is live, or none that the grant still permits.
 
     Attributes:
-        retry_after: when the caller may ask again with hope.
-        is_lapsed: there is no live token at all, not only none that would do.
+        retry_after: when another request may succeed.
     """
 
-    def __init__(self, message: str, *, retry_after: timedelta, is_lapsed: bool = True) -> None:
+    def __init__(self, message: str, *, retry_after: timedelta) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-        self.is_lapsed = is_lapsed
+
+
+class NoFittingToken(NoLiveToken):
+    """A token is live, but it ends too soon for the request or is the one to pass over."""
 
 
 class GrantBlocked(BrokerError):

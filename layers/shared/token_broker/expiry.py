@@ -84,6 +84,15 @@ def expires_at(
     return min(ends).replace(microsecond=0)
 
 
+def is_fresh(age: timedelta, window: timedelta) -> bool:
+    """Whether something is new enough: 0 ≤ age < window.
+
+    A negative age means that a clock was set between the two readings. Nothing is known
+    about the true age then, so it is not fresh.
+    """
+    return timedelta() <= age < window
+
+
 def due_window(lifetime: timedelta, refresh_ahead: timedelta) -> timedelta:
     """How long before its expiry a token is renewed: never more than half its lifetime."""
     return min(refresh_ahead, lifetime / 2)

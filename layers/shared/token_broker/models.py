@@ -1,6 +1,6 @@
-"""The broker's records: the token as it is stored and as it is vended.
+"""The broker's record of a token, as Parameter Store keeps it.
 
-All are frozen, and what is secret in them is left out of their repr, so that a record
+It is frozen, and what is secret in it is left out of its repr, so that a record
 that ends in a log line or a traceback takes no secret with it.
 """
 
@@ -132,39 +132,6 @@ def _block_reason(text: str) -> str | None:
         return None
     reason = record.get("blocked") if isinstance(record, dict) else None
     return reason if isinstance(reason, str) else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VendedToken:
-    """A token as a caller gets it (RFC 6749 section 5.1, and `expires_at`)."""
-
-    access_token: str = field(repr=False)
-    expires_in: int
-    expires_at: datetime
-    scope: tuple[str, ...]
-    token_type: str = "Bearer"
-
-    @classmethod
-    def of(cls, token: StoredToken, now: datetime) -> Self:
-        """What is left of a stored token at `now`, in whole seconds rounded down."""
-        return cls(
-            access_token=token.access_token,
-            expires_in=int(token.time_left(now).total_seconds()),
-            expires_at=token.expires_at,
-            scope=token.scope,
-        )
-
-    def to_json(self) -> str:
-        """The response body. Holds the token: for the caller alone."""
-        return json.dumps(
-            {
-                "access_token": self.access_token,
-                "token_type": self.token_type,
-                "expires_in": self.expires_in,
-                "expires_at": rfc3339(self.expires_at),
-                "scope": " ".join(self.scope),
-            }
-        )
 
 
 def rfc3339(moment: datetime) -> str:

@@ -1,0 +1,38 @@
+"""The log's allow-list of a request: a type whose fields are all that can be logged."""
+
+from dataclasses import fields
+
+import pytest
+
+from token_vendor.audit_record import AuditRecord
+
+
+def test_fields_of_the_record_are_the_allow_list() -> None:
+    values = {field.name: "1" for field in fields(AuditRecord)}
+    assert AuditRecord(**values).log_fields() == values  # type: ignore[arg-type]
+    assert set(values) == {
+        "caller",
+        "grant",
+        "scope",
+        "fingerprint",
+        "expires_at",
+        "seconds_left",
+        "would_be_refused",
+        "refresh",
+        "reason",
+        "cause",
+    }
+
+
+def test_other_field_cannot_be_set() -> None:
+    with pytest.raises(AttributeError):
+        AuditRecord().body = "a token"  # type: ignore[attr-defined]
+
+
+def test_unknown_facts_are_left_out_but_caller_and_grant_are_always_there() -> None:
+    assert AuditRecord().log_fields() == {"caller": "", "grant": ""}
+    assert AuditRecord(seconds_left=0).log_fields()["seconds_left"] == 0
+
+
+def test_grant_that_a_caller_made_up_is_cut() -> None:
+    assert AuditRecord(grant="x" * 5000).log_fields()["grant"] == "x" * 64
