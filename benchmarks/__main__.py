@@ -49,10 +49,10 @@ FULL: Final = Effort(
     renewal_runs=3,
 )
 QUICK: Final = Effort(
-    cold_starts=4,
-    warm_processes=1,
-    warm_requests=2_000,
-    api_rounds=2,
+    cold_starts=5,
+    warm_processes=3,
+    warm_requests=1_000,
+    api_rounds=3,
     api_requests=192,
     lifetime_seconds=4,
     renewals=(10, 50),

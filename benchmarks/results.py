@@ -61,9 +61,30 @@ def percentile(values: Iterable[float], share: float) -> float:
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
-def ratio(values: Sequence[float], others: Sequence[float]) -> float:
-    """The ratio of two medians of runs that took turns."""
-    return median(values) / median(others)
+@dataclass(frozen=True, slots=True)
+class PairedRatios:
+    """What one candidate took against another, pair by pair of runs that took turns.
+
+    Both runs of a pair meet the same other work of the machine, which therefore moves the ratio
+    of their processor times little, and the median of several ratios less.
+    """
+
+    ratios: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[float], others: Sequence[float]) -> Self:
+        """The ratios of two equally long series."""
+        return cls(tuple(one / other for one, other in zip(values, others, strict=True)))
+
+    @property
+    def median(self) -> float:
+        """What is judged."""
+        return median(self.ratios)
+
+    @property
+    def spread(self) -> str:
+        """The least and the largest ratio, in words."""
+        return f"{min(self.ratios):.3g} to {max(self.ratios):.3g} in {len(self.ratios)} pairs"
 
 
 def as_table(sections: Iterable[tuple[str, Sequence[Row]]]) -> Table:

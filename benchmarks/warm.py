@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.lab import Lab
-from benchmarks.results import Row, percentile
+from benchmarks.results import PairedRatios, Row, percentile
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +28,29 @@ def measure(lab: Lab, rounds: int, requests: int) -> list[Row]:
         "ours": ("token_vendor.app", lab.vendor),
         "peer": ("powertools_handler", lab.peer_built),
     }
-    found = {name: Warm([], [], 0) for name in candidates}
+    found: dict[str, list[Warm]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, (module, folders) in candidates.items():
-            known, more = found[name], _run(lab, module, folders, requests)
-            found[name] = Warm(
-                known.cpu + more.cpu, known.clock + more.clock, known.aws_calls + more.aws_calls
-            )
-    ours, peer = found["ours"], found["peer"]
+            found[name].append(_run(lab, module, folders, requests))
+    medians = {name: [percentile(run.cpu, 0.5) for run in runs] for name, runs in found.items()}
+    against = PairedRatios.of(medians["ours"], medians["peer"])
+    ours, peer = (_together(found[name]) for name in ("ours", "peer"))
     p50, p99 = percentile(ours.cpu, 0.5), percentile(ours.cpu, 0.99)
     peer_p50, peer_p99 = percentile(peer.cpu, 0.5), percentile(peer.cpu, 0.99)
     passed = f"on the clock {percentile(ours.clock, 0.5):.0f} µs"
     return [
         Row.at_most(
             "p50 against the usual Powertools handler, max_age=60",
-            p50 / peer_p50,
+            against.median,
             0.6,
             "×",
-            f"{p50:.0f} µs : {peer_p50:.0f} µs",
+            f"{against.spread}; {p50:.0f} µs : {peer_p50:.0f} µs",
         ),
-        Row.at_most("p50", p50, 100, "µs", passed),
-        Row.at_most(
+        Row("p50", figure=f"{p50:.0f} µs", detail=passed),
+        Row(
             "p99 against p50",
-            p99 / p50,
-            4,
-            "×",
-            f"p99 {p99:.0f} µs, the peer's {peer_p99:.0f} µs",
+            figure=f"{p99 / p50:.3g} ×",
+            detail=f"p99 {p99:.0f} µs, the peer's {peer_p99:.0f} µs",
         ),
         Row.at_most(
             "AWS calls",
@@ -63,6 +60,14 @@ def measure(lab: Lab, rounds: int, requests: int) -> list[Row]:
             f"in {len(ours.cpu)} requests; the peer's {peer.aws_calls}",
         ),
     ]
+
+
+def _together(runs: list[Warm]) -> Warm:
+    return Warm(
+        cpu=[time for run in runs for time in run.cpu],
+        clock=[time for run in runs for time in run.clock],
+        aws_calls=sum(run.aws_calls for run in runs),
+    )
 
 
 def _run(lab: Lab, module: str, folders: tuple[Path, ...], requests: int) -> Warm:

@@ -69,6 +69,17 @@ class EmbeddedAws:
             raise RuntimeError("the embedded AWS has not been started")
         return self._folder
 
+    @property
+    def process_id(self) -> int:
+        """The server's, whose children run the functions.
+
+        Raises:
+            RuntimeError: it is not running.
+        """
+        if self._process is None:
+            raise RuntimeError("the embedded AWS is not running")
+        return self._process.pid
+
     def environ(self, account: str) -> dict[str, str]:
         """The environment for a tool that administers an account here, and nothing else of AWS."""
         own = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "SAM_"))}
