@@ -22,7 +22,7 @@ from typing import Final
 from botocore.credentials import Credentials
 
 from benchmarks.lab import Lab
-from benchmarks.results import PairedRatios, Row
+from benchmarks.results import Row, Turns
 from local.callers import TokenApi, create_user
 
 AT_A_TIME: Final = (1, 8, 32)
@@ -117,7 +117,7 @@ def measure(lab: Lab, rounds: int, requests: int) -> list[Row]:
 
 
 def _rows(at_a_time: int, ours: list[Block], bare: list[Block]) -> list[Row]:
-    against = PairedRatios.of([b.total for b in ours], [b.total for b in bare])
+    against = Turns([b.total for b in ours], [b.total for b in bare])
     rates = [median(block.per_second for block in blocks) for blocks in (ours, bare)]
     parts = ", ".join(
         f"{part} {_milliseconds(ours, part)} : {_milliseconds(bare, part)} ms"
@@ -126,7 +126,7 @@ def _rows(at_a_time: int, ours: list[Block], bare: list[Block]) -> list[Row]:
     return [
         Row.at_most(
             f"processor time, {at_a_time} at a time",
-            against.median,
+            against.ratio,
             LIMIT,
             "×",
             f"{against.spread}; {parts}",

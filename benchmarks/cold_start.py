@@ -11,7 +11,7 @@ from statistics import median
 from typing import Final
 
 from benchmarks.lab import Lab
-from benchmarks.results import PairedRatios, Row
+from benchmarks.results import Row, Turns
 
 _UNMEASURED: Final = 1
 """Rounds that only bring the files into the page cache."""
@@ -36,11 +36,9 @@ class Starts:
 
     starts: Sequence[Start]
 
-    def compared_with(self, other: "Starts") -> PairedRatios:
+    def compared_with(self, other: "Starts") -> Turns:
         """The ratios of processor time."""
-        return PairedRatios.of(
-            [s.cpu_seconds for s in self.starts], [s.cpu_seconds for s in other.starts]
-        )
+        return Turns([s.cpu_seconds for s in self.starts], [s.cpu_seconds for s in other.starts])
 
     def versus(self, other: "Starts") -> str:
         """The spread, and both medians on the clock in milliseconds."""
@@ -87,14 +85,14 @@ def measure_vend(lab: Lab, rounds: int) -> list[Row]:
     rows = [
         Row.at_most(
             f"against {who}",
-            found["ours"].compared_with(found[name]).median,
+            found["ours"].compared_with(found[name]).ratio,
             limit,
             "×",
             found["ours"].versus(found[name]),
         )
         for name, (limit, who) in limits.items()
     ]
-    usual = found["peer plain"].compared_with(found["peer built"]).median
+    usual = found["peer plain"].compared_with(found["peer built"]).ratio
     rows.append(
         Row(
             "what plain sam build costs the usual handler",
@@ -121,7 +119,7 @@ def measure_refresh(lab: Lab, rounds: int) -> list[Row]:
     return [
         Row.at_most(
             "against only boto3 (ssm, secretsmanager) and urllib3, the same calls",
-            found["ours"].compared_with(found["floor"]).median,
+            found["ours"].compared_with(found["floor"]).ratio,
             1.2,
             "×",
             found["ours"].versus(found["floor"]),

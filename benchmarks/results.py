@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from statistics import median
 from typing import Self
 
 from rich.table import Table
@@ -62,29 +61,27 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class PairedRatios:
-    """What one candidate took against another, pair by pair of runs that took turns.
+class Turns:
+    """Processor times of two candidates that took turns.
 
-    Both runs of a pair meet the same other work of the machine, which therefore moves the ratio
-    of their processor times little, and the median of several ratios less.
+    Attributes:
+        ours: of the runs of one candidate.
+        theirs: of the other's, as many.
     """
 
-    ratios: tuple[float, ...]
-
-    @classmethod
-    def of(cls, values: Sequence[float], others: Sequence[float]) -> Self:
-        """The ratios of two equally long series."""
-        return cls(tuple(one / other for one, other in zip(values, others, strict=True)))
+    ours: Sequence[float]
+    theirs: Sequence[float]
 
     @property
-    def median(self) -> float:
-        """What is judged."""
-        return median(self.ratios)
+    def ratio(self) -> float:
+        """What is judged: the least of each, to which other work of the machine added least."""
+        return min(self.ours) / min(self.theirs)
 
     @property
     def spread(self) -> str:
-        """The least and the largest ratio, in words."""
-        return f"{min(self.ratios):.3g} to {max(self.ratios):.3g} in {len(self.ratios)} pairs"
+        """The least and the largest ratio of the pairs, in words."""
+        ratios = [one / other for one, other in zip(self.ours, self.theirs, strict=True)]
+        return f"pairs {min(ratios):.3g} to {max(ratios):.3g}"
 
 
 def as_table(sections: Iterable[tuple[str, Sequence[Row]]]) -> Table:

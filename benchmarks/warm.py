@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.lab import Lab
-from benchmarks.results import PairedRatios, Row, percentile
+from benchmarks.results import Row, Turns, percentile
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def measure(lab: Lab, rounds: int, requests: int) -> list[Row]:
         for name, (module, folders) in candidates.items():
             found[name].append(_run(lab, module, folders, requests))
     medians = {name: [percentile(run.cpu, 0.5) for run in runs] for name, runs in found.items()}
-    against = PairedRatios.of(medians["ours"], medians["peer"])
+    against = Turns(medians["ours"], medians["peer"])
     ours, peer = (_together(found[name]) for name in ("ours", "peer"))
     p50, p99 = percentile(ours.cpu, 0.5), percentile(ours.cpu, 0.99)
     peer_p50, peer_p99 = percentile(peer.cpu, 0.5), percentile(peer.cpu, 0.99)
@@ -41,7 +41,7 @@ def measure(lab: Lab, rounds: int, requests: int) -> list[Row]:
     return [
         Row.at_most(
             "p50 against the usual Powertools handler, max_age=60",
-            against.median,
+            against.ratio,
             0.6,
             "×",
             f"{against.spread}; {p50:.0f} µs : {peer_p50:.0f} µs",
