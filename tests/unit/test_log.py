@@ -1,5 +1,6 @@
 """What the functions' log never holds, whatever level the others' loggers are given."""
 
+import json
 import logging
 
 import pytest
@@ -15,6 +16,14 @@ def everything_logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixt
         logging.getLogger(name).setLevel(logging.NOTSET)
     caplog.set_level(logging.DEBUG)
     return caplog
+
+
+def test_line_has_no_field_that_is_the_same_in_every_line(capsys: pytest.CaptureFixture[str]):
+    logger = service_logger("line-length")
+    logger.structure_logs(append=True, function_name="f", function_arn="a", function_memory_size=1)
+    logger.info("token vended", extra={"grant": "deals"})
+    line = json.loads(capsys.readouterr().out)
+    assert set(line) == {"level", "message", "timestamp", "service", "grant"}
 
 
 def test_botocore_would_log_what_it_sends(everything_logged: pytest.LogCaptureFixture):

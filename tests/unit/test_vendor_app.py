@@ -43,8 +43,8 @@ GRANTS = {
         callers=("arn:aws:iam::111122223333:role/reporting-*",),
     ),
 }
-POWERTOOLS = {"level", "location", "message", "timestamp", "service", "cold_start"}
-LAMBDA = {"function_name", "function_memory_size", "function_arn", "function_request_id"}
+POWERTOOLS = {"level", "message", "timestamp", "service", "cold_start"}
+LAMBDA = {"function_request_id"}
 
 
 @dataclass

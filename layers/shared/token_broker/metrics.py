@@ -57,7 +57,7 @@ def emit(service: str, values: Mapping[str, float], **details: str) -> None:
         **details,
         **{name: [float(value)] for name, value in values.items()},
     }
-    print(json.dumps(record))
+    print(json.dumps(record, separators=(",", ":")))
 
 
 def _definition(name: str) -> Mapping[str, str | int]:
