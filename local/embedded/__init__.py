@@ -5,7 +5,7 @@ says which page of AWS it follows. tests/integration/test_embedded_aws.py shows 
 would do. docs/develop.md lists what is still not as in AWS.
 """
 
-from local.embedded import api_gateway, dashboards, environments, keys, parameters, schedules
+from local.embedded import api_gateway, dashboards, environments, keys, names, parameters
 
 
 def correct() -> None:
@@ -15,5 +15,5 @@ def correct() -> None:
     environments.end_alone()
     environments.survive_errors()
     keys.check_every_use()
+    names.refuse_what_is_taken()
     parameters.authorize_each_name()
-    schedules.refuse_a_second_of_one_name()

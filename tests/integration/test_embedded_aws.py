@@ -90,59 +90,63 @@ def error_of(call: Any, **arguments: Any) -> str:
     return ""
 
 
-# ── EventBridge Scheduler and CloudWatch ──────────────────────────────────────────────────────
+# ── CloudFormation and CloudWatch ─────────────────────────────────────────────────────────────
+
+ALARM = {
+    "Namespace": "n",
+    "MetricName": "m",
+    "Statistic": "Sum",
+    "ComparisonOperator": "GreaterThanThreshold",
+    "Threshold": 1,
+    "Period": 60,
+    "EvaluationPeriods": 1,
+}
+TARGET = {"Arn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:q", "RoleArn": f"arn:aws:iam::{ACCOUNT}:role/r"}
+SCHEDULE = {
+    "ScheduleExpression": "rate(1 hour)",
+    "FlexibleTimeWindow": {"Mode": "OFF"},
+    "Target": TARGET,
+}
+DASHBOARD = {"DashboardBody": '{"widgets": []}'}
+NAMED = {
+    "AWS::CloudWatch::Alarm": ("AlarmName", ALARM, REGION, "describe_alarms MetricAlarms"),
+    "AWS::CloudWatch::Dashboard": (
+        "DashboardName",
+        DASHBOARD,
+        "us-east-1",
+        "list_dashboards DashboardEntries",
+    ),
+    "AWS::Scheduler::Schedule": ("Name", SCHEDULE, REGION, "list_schedules Schedules"),
+    "AWS::SecretsManager::Secret": (
+        "Name",
+        {"SecretString": "x"},
+        REGION,
+        "list_secrets SecretList",
+    ),
+}
+"""The property with the name, further ones, where a second one collides, and what lists them."""
 
 
-def schedule(expression: str) -> dict[str, Any]:
-    target = {
-        "Arn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:q",
-        "RoleArn": f"arn:aws:iam::{ACCOUNT}:role/r",
-    }
-    return {
-        "Type": "AWS::Scheduler::Schedule",
-        "Properties": {
-            "Name": "only-one",
-            "ScheduleExpression": expression,
-            "FlexibleTimeWindow": {"Mode": "OFF"},
-            "Target": target,
-        },
-    }
-
-
-def second_schedule(cloud: Cloud) -> tuple[str, str, str]:
-    first, _ = cloud.deploy("schedule-1", schedule("rate(1 hour)"))
-    assert first == "CREATE_COMPLETE"
-    status, why = cloud.deploy("schedule-2", schedule("rate(2 hours)"))
-    kept = cloud.owner.client("scheduler").get_schedule(Name="only-one")
-    return status, why, kept["ScheduleExpression"]
-
-
-def test_second_schedule_of_a_name_fails_its_stack_and_leaves_the_first(
-    corrected: Cloud, plain: Cloud
+@pytest.mark.parametrize("kind", NAMED)
+def test_second_resource_of_a_name_fails_its_stack_and_leaves_the_first(
+    corrected: Cloud, plain: Cloud, kind: str
 ):
-    assert second_schedule(plain)[0] == "CREATE_COMPLETE"
-    status, why, kept = second_schedule(corrected)
-    assert (status, kept) == ("ROLLBACK_COMPLETE", "rate(1 hour)")
-    assert "ConflictException" in why
+    name, properties, region, listing = NAMED[kind]
+    resource = {"Type": kind, "Properties": {name: "only-one", **properties}}
+    first, second = (f"{kind.rpartition('::')[2]}-{number}" for number in (1, 2))
 
+    def results(cloud: Cloud) -> tuple[str, str]:
+        assert cloud.deploy(first, resource)[0] == "CREATE_COMPLETE"
+        return cloud.deploy(second, resource, region)
 
-def second_dashboard(cloud: Cloud) -> tuple[str, str, list[str]]:
-    properties = {"DashboardName": "only-one", "DashboardBody": '{"widgets": []}'}
-    resource = {"Type": "AWS::CloudWatch::Dashboard", "Properties": properties}
-    first, _ = cloud.deploy("dashboard", resource)
-    assert first == "CREATE_COMPLETE"
-    status, why = cloud.deploy("dashboard", resource, "us-east-1")
-    here = cloud.owner.client("cloudwatch").list_dashboards()["DashboardEntries"]
-    return status, why, [dashboard["DashboardName"] for dashboard in here]
-
-
-def test_dashboard_of_a_name_that_another_region_has_fails_its_stack(
-    corrected: Cloud, plain: Cloud
-):
-    assert second_dashboard(plain)[0] == "CREATE_COMPLETE"
-    status, why, kept = second_dashboard(corrected)
-    assert (status, kept) == ("ROLLBACK_COMPLETE", ["only-one"])
-    assert "already exists" in why
+    assert results(plain)[0] == "CREATE_COMPLETE"
+    status, why = results(corrected)
+    assert status == "ROLLBACK_COMPLETE"
+    assert "'only-one' already exists" in why
+    assert ("ConflictException" in why) == (kind == "AWS::Scheduler::Schedule")
+    operation, items = listing.split()
+    client = corrected.owner.client(kind.split("::")[1].lower())
+    assert "only-one" in [item[name] for item in getattr(client, operation)()[items]]
 
 
 def test_dashboards_are_listed_in_every_region(corrected: Cloud, plain: Cloud):
