@@ -128,7 +128,7 @@ def test_stage_that_was_deleted_comes_back_in_two_runs(account: Account):
     caller = create_user(account.dev.administrator, "returned", account.dev.api.policy("/tokens/*"))
     wait_until(
         lambda: set(vended(account.dev, caller).values()) == {200},
-        seconds=30,
+        seconds=60,
         what="every grant of the stack that came back",
     )
     renewed = token_versions(account.dev)
