@@ -149,6 +149,19 @@ def test_second_resource_of_a_name_fails_its_stack_and_leaves_the_first(
     assert "only-one" in [item[name] for item in getattr(client, operation)()[items]]
 
 
+def test_names_are_free_again_when_their_stack_is_deleted(corrected: Cloud):
+    for kind, (name, properties, _, _) in NAMED.items():
+        stack = f"again-{kind.rpartition('::')[2]}"
+        resource = {"Type": kind, "Properties": {name: "again", **properties}}
+        assert corrected.deploy(stack, resource)[0] == "CREATE_COMPLETE"
+        cloudformation = corrected.owner.client("cloudformation")
+        cloudformation.delete_stack(StackName=stack)
+        cloudformation.get_waiter("stack_delete_complete").wait(
+            StackName=stack, WaiterConfig={"Delay": 1}
+        )
+        assert corrected.deploy(stack, resource)[0] == "CREATE_COMPLETE"
+
+
 def test_dashboards_are_listed_in_every_region(corrected: Cloud, plain: Cloud):
     def seen(cloud: Cloud) -> list[str]:
         body = '{"widgets": []}'
