@@ -315,7 +315,7 @@ AUDITED = Grant(scope=("read:deals",), callers=(f"{IAM}:role/etl-*",), mode="aud
 @pytest.mark.parametrize(
     ("caller", "is_only_audited"), [(ALICE, True), (f"{STS}:assumed-role/etl-1/s", False)]
 )
-def test_lock_that_is_tried_out_lets_through_and_says_whom(
+def test_allow_list_in_audit_mode_admits_and_reports_the_caller(
     caller: str,
     is_only_audited: bool,  # noqa: FBT001
 ) -> None:

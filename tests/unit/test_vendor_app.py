@@ -250,7 +250,7 @@ def test_long_grant_name_is_cut_in_the_log(function: Function, output: Output) -
         ),
     ],
 )
-def test_fault_of_ours_is_bland_to_the_caller_and_named_in_the_log(
+def test_fault_of_the_broker_is_bland_in_the_response_and_named_in_the_log(
     function: Function, output: Output, fault: Exception, reason: str, cause: str
 ) -> None:
     function.store.faults["deals"] = fault
@@ -388,12 +388,12 @@ def test_grants_are_listed_as_the_caller_may_have_them(function: Function) -> No
     assert [grant["name"] for grant in listed] == ["deals", "reporting"]
 
 
-def test_unheard_of_resource_is_a_404(function: Function) -> None:
+def test_unknown_resource_is_a_404(function: Function) -> None:
     status, body, _ = function(request("GET", "/secrets"))
     assert (status, body["error"]) == (404, "not_found")
 
 
-def test_caller_whom_a_lock_that_is_tried_out_would_refuse_is_counted(
+def test_caller_whom_an_allow_list_in_audit_mode_would_refuse_is_counted(
     function: Function, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audited = Grant(scope=("read:deals",), callers=GRANTS["reporting"].callers, mode="audit")
@@ -442,7 +442,7 @@ def test_refresh_run_is_started_asynchronously(environment: None) -> None:
     app._lambda_client.cache_clear()
 
 
-def test_faults_that_a_caller_is_not_told_of_are_logged(environment: None, output: Output) -> None:
+def test_faults_that_no_response_reports_are_logged(environment: None, output: Output) -> None:
     wiring = app._wiring()
     wiring.vendor.on_read_fault(client_error("ThrottlingException", "GetParameter"))
     wiring.starter.on_fault(client_error("TooManyRequestsException", "Invoke"))
@@ -452,7 +452,7 @@ def test_faults_that_a_caller_is_not_told_of_are_logged(environment: None, outpu
     ]
 
 
-def test_unset_variable_is_a_fault_of_ours(
+def test_unset_variable_is_a_fault_of_the_broker(
     environment: None, monkeypatch: pytest.MonkeyPatch, output: Output
 ) -> None:
     monkeypatch.delenv("TOKEN_CACHE_SECONDS")

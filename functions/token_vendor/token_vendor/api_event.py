@@ -1,4 +1,4 @@
-"""Reading API Gateway's REST proxy events (payload 1.0), in which nothing is taken on trust."""
+"""Reads API Gateway's REST proxy events (payload 1.0) as untrusted input."""
 
 import base64
 import binascii
@@ -51,7 +51,7 @@ def grant(event: object, *, suffix: str = "") -> str:
     """The grant that IAM authorised the caller for: a segment of the path.
 
     A wildcard policy such as `tokens/d*` also lets `tokens/deals/` through, so the path
-    and the path parameter must agree to the letter.
+    and the path parameter must agree exactly.
 
     Raises:
         UnknownGrant: they do not.
@@ -105,8 +105,7 @@ def rejected_fingerprint(event: object) -> str:
 def requested_scope(event: object) -> frozenset[str]:
     """The scope of a client-credentials form (RFC 6749 section 4.4.2).
 
-    Other fields, such as the client_secret that existing code sends, are neither needed
-    nor looked at.
+    Other fields, such as the client_secret that existing code sends, are ignored.
 
     Raises:
         InvalidRequest: not a form, or `grant_type` or `scope` is not there exactly once.

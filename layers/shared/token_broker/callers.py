@@ -1,4 +1,4 @@
-"""The second lock: which principals a grant is open to.
+"""The allow-list `callers`: which principals may have a grant's token.
 
 A pattern is a whole principal ARN with a literal account, in whose name `*` stands for
 any run of characters and `?` for one; neither ever stands for `:`.

@@ -34,7 +34,7 @@ class Grant:
 
     Attributes:
         scope: the Enable scopes of its token, in the order of the file.
-        callers: ARN patterns of the second lock; None leaves the decision to IAM alone.
+        callers: ARN patterns of the allow-list; None leaves the decision to IAM alone.
         mode: `enforce` refuses callers that do not match; `audit` lets them through and
             logs whom it would have refused.
         connection: which Enable credentials and token endpoint its token comes from.
