@@ -37,7 +37,9 @@ def test_no_library_logs_what_it_sends_once_a_service_logger_is_made(
     service_logger("token-refresher")
     Session().create_client("ssm", region_name="eu-west-1")
     logging.getLogger("urllib3.connectionpool").debug("a request")
-    logging.getLogger("botocore.parsers").debug("an answer")
+    logging.getLogger("botocore.parsers").debug("a response")
+    logging.getLogger("botocore.credentials").info("Found credentials in environment variables.")
+    logging.getLogger("urllib3.connectionpool").warning("Connection pool is full")
     assert [r for r in everything_logged.records if r.name.startswith(BODY_LOGGERS)] == []
-    logging.getLogger("botocore.parsers").info("what is no body")
+    logging.getLogger("botocore.parsers").error("what Lambda's runtime writes as plain text")
     assert everything_logged.records[-1].name == "botocore.parsers"

@@ -8,7 +8,7 @@ from typing import Final
 from aws_lambda_powertools import Logger
 
 BODY_LOGGERS: Final = ("botocore", "urllib3")
-"""Libraries whose debug messages hold requests and answers: secrets and tokens."""
+"""Libraries whose debug messages hold requests and responses: secrets and tokens."""
 
 REPEATED: Final = frozenset({"location", "function_name", "function_memory_size", "function_arn"})
 """Fields of Powertools that are the same in every line: the log group names the function."""
@@ -20,11 +20,13 @@ def service_logger(service: str) -> Logger:
     Its own serializer leaves non-ASCII as it is: a line separator (U+2028) in a made-up
     grant's name would end the audit record there.
 
-    Debug messages of BODY_LOGGERS are off from then on, whatever level Lambda's own log settings
-    or a layer give to all others.
+    Messages of BODY_LOGGERS below ERROR are off from then on, whatever level Lambda's own log
+    settings or a layer give to all others. Lambda's runtime writes them as plain text beside the
+    JSON lines, at each cold start ("Found credentials in environment variables") and for a full
+    connection pool; what a failed request means is in the functions' own lines.
     """
     for name in BODY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).setLevel(logging.ERROR)
     return Logger(
         service=service,
         json_serializer=_line,

@@ -9,6 +9,7 @@ the line is plain JSON (CloudWatch User Guide, "Specification: Embedded metric f
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -38,7 +39,7 @@ HIGH_RESOLUTION: Final = frozenset({"SecretFallbackUsed"})
 
 
 def emit(service: str, values: Mapping[str, float], **details: str) -> None:
-    """Print one metrics line.
+    """Write one metrics line to standard output.
 
     Args:
         service: `token-refresher` or `token-vendor`.
@@ -57,7 +58,8 @@ def emit(service: str, values: Mapping[str, float], **details: str) -> None:
         **details,
         **{name: [float(value)] for name, value in values.items()},
     }
-    print(json.dumps(record, separators=(",", ":")))
+    line = json.dumps(record, separators=(",", ":"))
+    sys.stdout.write(line + "\n")  # in one piece: print writes the end by itself
 
 
 def _definition(name: str) -> Mapping[str, str | int]:
