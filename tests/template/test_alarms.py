@@ -193,7 +193,7 @@ def test_alarm_tells_the_topic_when_it_starts_and_when_it_ends(alarm: str):
     assert "InsufficientDataActions" not in alarms()[alarm]
 
 
-def test_stopped_schedule_is_noticed_after_three_intervals():
+def test_stopped_schedule_is_noticed_in_intervals():
     alarm = alarms()["RenewalsStoppedAlarm"]
     assert (alarm["EvaluationPeriods"], alarm["DatapointsToAlarm"]) == (3, 3)
     assert alarm["Period"] == {"Ref": "RefreshIntervalSeconds"}
