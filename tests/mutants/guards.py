@@ -121,6 +121,12 @@ AUTHORISATION: Final = [
         ("enable_broker_client/api.py", ("test_client_api.py",)),
         ('if parts.scheme != "https" and not (', "if False and not ("),
     ),
+    *_of(
+        ("enable_broker_client/origins.py", ("test_client_origins.py", "test_client_requests.py")),
+        ("is_included = origin == self._origin", "is_included = True"),
+        ('is_included = origin[0] == "https" or (', "is_included = True or ("),
+        ("return origin_of(url) in self._accepting and route not in", "return route not in"),
+    ),
 ]
 
 MASKING: Final = [
@@ -259,6 +265,10 @@ EXPIRY: Final = [
             "        if False:\n            raise NotNow(",
         ),
         ("if token.fingerprint in self._refused:", "if False:"),
+    ),
+    *_of(
+        ("enable_broker_client/clock.py", ("test_client_source.py",)),
+        ("self._lead += max(0.0, gained)", "self._lead = max(self._lead, gained)"),
     ),
 ]
 

@@ -446,6 +446,33 @@ def test_caller_that_joins_a_request_waits_no_longer_than_its_own_budget(
     assert settled(source).get() == "token-1"
 
 
+def test_request_that_is_stuck_holds_nobody_up_once_it_is_overdue(
+    source: TokenSource, broker: Broker, clock: Clock
+):
+    """A look-up that never ends, or a thread that was frozen with its connection."""
+    source.get()
+    clock.now += LIFETIME - 1
+    requested, ends = threading.Event(), threading.Event()
+
+    def stick() -> None:
+        broker.on_request = lambda: None
+        requested.set()
+        assert ends.wait(timeout=30)
+
+    broker.on_request = stick
+    assert source.get() == "token-1"
+    assert requested.wait(timeout=10)
+    stuck = source._flight
+    assert stuck is not None
+    clock.now += 3000
+    broker.renew()
+    assert source.get() == "token-2"
+    ends.set()
+    stuck.outcome.exception(timeout=10)
+    assert source.get() == "token-2"
+    assert source._flight is None
+
+
 def test_caller_that_joins_a_renewal_has_its_whole_budget(
     source: TokenSource, broker: Broker, clock: Clock
 ):

@@ -52,6 +52,7 @@ class Audience:
         self._origin = _checked(origin) if origin is not None else None
         self._lock = threading.Lock()
         self._accepting = {self._origin} if self._origin else set()
+        self._warned: set[tuple[str, str, int]] = set()
         self._refusing: OrderedDict[tuple[str, str], None] = OrderedDict()
         remade_in_child(self)
 
@@ -63,8 +64,18 @@ class Audience:
         else:
             is_included = origin[0] == "https" or (origin[0] == "http" and is_loopback(origin[1]))
         if not is_included:
-            _logger.warning("no token is sent to %s://%s:%d: not the origin, or not https", *origin)
+            self._warn(origin)
         return is_included
+
+    def _warn(self, stranger: tuple[str, str, int]) -> None:
+        """Warn of a host that is sent no token, once unless there are very many."""
+        with self._lock:
+            is_new = stranger not in self._warned
+            if is_new and len(self._warned) < _MOST_ROUTES:
+                self._warned.add(stranger)
+        if is_new:
+            text = "no token is sent to %s://%s:%d: not the origin, or not https"
+            _logger.warning(text, *stranger)
 
     def is_refusal(self, method: str, url: str, status: int) -> bool:
         """Note the response to a request with the token; True if it counts against the token."""

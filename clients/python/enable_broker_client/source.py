@@ -25,6 +25,7 @@ _LAST_REQUEST_SECONDS: Final = 0.5  # for a request that begins when the budget 
 _FIRST_WAIT_SECONDS: Final = 0.5
 _LONGEST_WAIT_SECONDS: Final = 5.0
 _RENEWAL_PAUSE_SECONDS: Final = 10.0  # between two early renewals, at most
+_OVERDUE_SECONDS: Final = 20.0  # a report and a request, and a look-up before each
 _NOBODY_WAITS: Final = float("-inf")
 
 _Found = TypeVar("_Found")
@@ -52,10 +53,13 @@ class _Flight:
 
     Attributes:
         deadline: by the source's clock; the last attempt begins then. Those who join put it off.
+        overdue_at: a flight that goes on after that is stuck: in a look-up of a host or of
+            credentials, or frozen with its connection. The next caller starts another.
         failure: the last status and reason.
     """
 
     deadline: float
+    overdue_at: float
     failure: tuple[int | None, str] = (None, "the request has no response yet")
     outcome: Future[None] = field(default_factory=Future)
 
@@ -195,12 +199,14 @@ class TokenSource:
     def _steps(self, find: Callable[[], _Held | None]) -> Generator[Wait, None, Token]:
         deadline = self._clock() + self._budget
         while (held := find()) is None:
-            flight = self._join(deadline)
-            left = max(0.0, deadline - self._clock())
-            yield Wait(flight.outcome, left + _LAST_REQUEST_SECONDS)
+            flight, now = self._join(deadline), self._clock()
+            left = max(0.0, deadline - now) + _LAST_REQUEST_SECONDS
+            patience = max(0.0, flight.overdue_at - now) + _LAST_REQUEST_SECONDS
+            yield Wait(flight.outcome, min(left, patience))
             if not flight.outcome.done():
-                raise self._no_token_in_time(flight)
-            if error := flight.outcome.exception():
+                if left <= patience:
+                    raise self._no_token_in_time(flight)
+            elif error := flight.outcome.exception():
                 raise error
         return held.token
 
@@ -231,10 +237,11 @@ class TokenSource:
     def _join(self, deadline: float) -> _Flight:
         """The flight in progress, or a new one; it goes on until the deadline at least."""
         with self._lock:
-            if self._flight:
-                self._flight.deadline = max(self._flight.deadline, deadline)
-                return self._flight
-            flight = self._flight = _Flight(deadline)
+            flight, now = self._flight, self._clock()
+            if flight and now <= flight.overdue_at:
+                flight.deadline = max(flight.deadline, deadline)
+                return flight
+            flight = self._flight = _Flight(deadline, now + _OVERDUE_SECONDS)
         thread = threading.Thread(target=self._fly, args=(flight,), daemon=True)
         try:
             thread.start()
@@ -292,6 +299,7 @@ class TokenSource:
         """
         longest = _FIRST_WAIT_SECONDS
         while True:
+            flight.overdue_at = self._clock() + _OVERDUE_SECONDS
             try:
                 return self._attempt(self._time_out(flight))
             except (NotNow, NoCredentials) as failure:
@@ -304,7 +312,9 @@ class TokenSource:
                     if left <= 0:
                         self._end(flight)
                         raise
-            self._sleep(min(left, max(retry_after, longest * _jitter())))
+            pause = min(left, max(retry_after, longest * _jitter()))
+            flight.overdue_at = self._clock() + pause + _OVERDUE_SECONDS
+            self._sleep(pause)
             longest = min(_LONGEST_WAIT_SECONDS, 2 * longest)
 
     def _time_out(self, flight: _Flight) -> float:
