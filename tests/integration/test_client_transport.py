@@ -302,6 +302,21 @@ def test_proxy_of_the_environment_is_used_but_for_what_it_excepts(
     assert proxy.connections == 1
 
 
+def test_proxy_that_speaks_tls_itself_is_used(
+    tls_server: TlsServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    url = f"https://localhost:{tls_server.port}/v1"
+    forward = TlsServer(lambda sock: forwards(sock, tls_server.port), certificate)
+    with closing(forward) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"https://localhost:{proxy.port}")
+        assert get(url).body == b"first"
+        monkeypatch.setenv("HTTPS_PROXY", f"https://127.0.0.1:{proxy.port}")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            get(url)
+    assert len(proxy.requests) == 1
+
+
 def test_plain_http_to_this_machine_uses_no_proxy(
     server: Callable[[Serve], Server], monkeypatch: pytest.MonkeyPatch
 ):

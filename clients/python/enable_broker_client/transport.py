@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
+
+from urllib3.util.ssltransport import SSLTransport
 
 _MAX_BODY_BYTES: Final = 65_536
 _MAX_RESPONSE_BYTES: Final = 4 * _MAX_BODY_BYTES  # interim responses, headers and chunk borders too
@@ -98,14 +100,23 @@ class HttpTransport:
         address = (host, parts.port or 443)
         sock = self._open(_address_of(proxy), left) if proxy else self._open(address, left)
         try:
+            if proxy and proxy.scheme == "https":
+                sock = self._secured(sock, proxy.hostname or "", left)
             if proxy:
                 _tunnel(_TimedSocket(sock, left), address, proxy)
-            self._context = self._context or ssl.create_default_context()
-            sock.settimeout(left())
-            return self._context.wrap_socket(sock, server_hostname=host)
+            return self._secured(sock, host, left)
         except BaseException:
             sock.close()
             raise
+
+    def _secured(self, sock: socket.socket, host: str, left: Callable[[], float]) -> socket.socket:
+        """A socket that speaks TLS through another, which may itself (to a proxy)."""
+        self._context = self._context or ssl.create_default_context()
+        sock.settimeout(left())
+        if isinstance(sock, ssl.SSLSocket):
+            inner = SSLTransport(sock, self._context, server_hostname=host)
+            return cast("socket.socket", inner)  # as much of one as is used
+        return self._context.wrap_socket(sock, server_hostname=host)
 
     def _open(self, address: tuple[str, int], left: Callable[[], float]) -> socket.socket:
         """Connect to the first of a host's addresses that accepts; each gets its share of time.
@@ -220,13 +231,13 @@ def _proxy_for(host: str) -> SplitResult | None:
     if not url or proxy_bypass(host):
         return None
     parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme != "http" or not parts.hostname:
-        raise Unreachable("HTTPS_PROXY must be http://host:port")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise Unreachable("HTTPS_PROXY must be http://host:port or https://host:port")
     return parts
 
 
 def _address_of(proxy: SplitResult) -> tuple[str, int]:
-    return proxy.hostname or "", proxy.port or 80
+    return proxy.hostname or "", proxy.port or (443 if proxy.scheme == "https" else 80)
 
 
 def _tunnel(sock: _TimedSocket, address: tuple[str, int], proxy: SplitResult) -> None:
