@@ -1,7 +1,7 @@
 """A token API on loopback for all cells at once; each is healthy, slow or down as its case says.
 
 A token is `GRANT.NUMBER.ISSUED`, the last in milliseconds of the clock that the processes of a
-machine share, so that whoever gets one sees what it is for and how old it is. To that clock each
+machine share, so that each process sees what it is for and how old it is. To that clock each
 request adds, as the header `X-Slept`, the seconds that its case has the machine sleep.
 """
 

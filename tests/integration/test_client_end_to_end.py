@@ -1,4 +1,4 @@
-"""The client against the broker's API on a loopback socket and the stand-in for Enable."""
+"""The client against the broker's API on a loopback socket and the fake Enable."""
 
 import asyncio
 import importlib
@@ -28,7 +28,7 @@ CREDENTIALS = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI")
 
 
 class Broker(ThreadingHTTPServer):
-    """Mimics the token API: signatures are checked, tokens are the stand-in's own."""
+    """Mimics the token API: signatures are checked, tokens are those of the fake Enable."""
 
     daemon_threads = True
 
@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def is_signed(method: str, url: str, headers: Mapping[str, str], body: bytes) -> bool:
-    """Sign the request anew, at its own time, and compare."""
+    """Sign the request again, at its own time, and compare."""
     shown = headers.get("Authorization") or ""
     if f"Credential={CREDENTIALS.access_key}/" not in shown or headers["Host"] != HOST:
         return False

@@ -259,7 +259,7 @@ EXPIRY: Final = [
     ),
     *_of(
         ("source.py", ("test_client_source.py",)),
-        ("return held if held and self._clock() < held.expires_at else None", "return held"),
+        ("return kept if kept and self._clock() < kept.expires_at else None", "return kept"),
         (
             "        if left <= 0:\n            raise NotNow(",
             "        if False:\n            raise NotNow(",

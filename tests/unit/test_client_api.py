@@ -140,7 +140,7 @@ def test_ordinary_chain_is_sent_at_the_first_request_only(monkeypatch: pytest.Mo
     assert signed_region(recorder) == "ap-south-1"
 
 
-def test_credentials_are_frozen_anew_for_each_request():
+def test_credentials_are_frozen_again_for_each_request():
     class Rotating(Credentials):
         def get_frozen_credentials(self) -> ReadOnlyCredentials:
             keys.append(f"AKID{len(keys)}")

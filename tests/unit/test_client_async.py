@@ -211,4 +211,4 @@ def test_error_of_the_source_reaches_the_task(run: Callable[..., None], world: W
                 await client.get(ORIGIN)
 
     run(main)
-    assert settled(world.source)._held is None
+    assert settled(world.source)._kept is None

@@ -123,7 +123,7 @@ class TokenApi:
             IAM does not allow it.
 
         Raises:
-            NotNow: the broker could not be told, or not be asked to act so soon (429).
+            NotNow: there is no response, or it is 429 or 5xx: report again later.
             NotConfigured: the request cannot be signed; `NoCredentials` if it may be later.
         """
         body = json.dumps({"fingerprint": token_fingerprint}).encode()

@@ -34,8 +34,8 @@ _logger = logging.getLogger("enable_broker_client")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Held:
-    """A token in hand; times are the source's clock's.
+class _Kept:
+    """A token that is kept; times are the source's clock's.
 
     Attributes:
         is_replacement: the token before it was refused.
@@ -126,12 +126,12 @@ class TokenSource:
         self._budget = retry_budget.total_seconds()
         self._clock = clock or SteadyClock()
         self._sleep = sleep
-        # Never locked during a request. `_held` is read without it, as one immutable record.
+        # Never locked during a request. `_kept` is read without it, as one immutable record.
         self._lock = threading.Lock()
-        self._held: _Held | None = None
+        self._kept: _Kept | None = None
         self._flight: _Flight | None = None
         self._refused: deque[str] = deque(maxlen=16)
-        self._is_refused = False  # the last token that was held
+        self._is_refused = False  # the last token that was kept
         self._unreported: str | None = None
         self._report_at = 0.0
         remade_in_child(self)
@@ -196,9 +196,9 @@ class TokenSource:
         self._lock = threading.Lock()
         self._flight = None
 
-    def _steps(self, find: Callable[[], _Held | None]) -> Generator[Wait, None, Token]:
+    def _steps(self, find: Callable[[], _Kept | None]) -> Generator[Wait, None, Token]:
         deadline = self._clock() + self._budget
-        while (held := find()) is None:
+        while (kept := find()) is None:
             flight, now = self._join(deadline), self._clock()
             left = max(0.0, deadline - now) + _LAST_REQUEST_SECONDS
             patience = max(0.0, flight.overdue_at - now) + _LAST_REQUEST_SECONDS
@@ -208,30 +208,30 @@ class TokenSource:
                     raise self._no_token_in_time(flight)
             elif error := flight.outcome.exception():
                 raise error
-        return held.token
+        return kept.token
 
-    def _live(self) -> _Held | None:
-        held, now = self._held, self._clock()
-        if held and now < held.expires_at and now >= held.renew_at:
+    def _live(self) -> _Kept | None:
+        kept, now = self._kept, self._clock()
+        if kept and now < kept.expires_at and now >= kept.renew_at:
             self._join(_NOBODY_WAITS)
-        return held if held and self._clock() < held.expires_at else None
+        return kept if kept and self._clock() < kept.expires_at else None
 
-    def _unsuspected(self) -> _Held | None:
-        held = self._live()
-        return held if held and held.token.fingerprint not in self._refused else None
+    def _unsuspected(self) -> _Kept | None:
+        kept = self._live()
+        return kept if kept and kept.token.fingerprint not in self._refused else None
 
     def _doubt(self, token: str, *, is_certain: bool) -> bool:
         """Pass over a refused token from now on; False if it is, or is in use no more."""
         name = fingerprint(token)
         with self._lock:
-            held = self._held
-            if name in self._refused or (held and held.token.fingerprint != name):
+            kept = self._kept
+            if name in self._refused or (kept and kept.token.fingerprint != name):
                 return False
             self._refused.append(name)
             self._is_refused = True
             self._unreported, self._report_at = name, self._clock()
-            if held and is_certain and not held.is_replacement:
-                self._held = None
+            if kept and is_certain and not kept.is_replacement:
+                self._kept = None
         return True
 
     def _join(self, deadline: float) -> _Flight:
@@ -256,28 +256,28 @@ class TokenSource:
         except BaseException as error:
             self._crash(flight, error)
 
-    def _land(self, flight: _Flight, new: _Held) -> None:
-        """Use a new token, unless what is held lasts longer and nobody refused it."""
+    def _land(self, flight: _Flight, new: _Kept) -> None:
+        """Use a new token, unless what is kept lasts longer and nobody refused it."""
         with self._lock:
-            held = self._held
-            is_good = held and held.token.fingerprint not in self._refused
-            if held and is_good and self._clock() < held.expires_at >= new.expires_at:
-                self._held = self._put_off(held, _RENEWAL_PAUSE_SECONDS)
+            kept = self._kept
+            is_good = kept and kept.token.fingerprint not in self._refused
+            if kept and is_good and self._clock() < kept.expires_at >= new.expires_at:
+                self._kept = self._put_off(kept, _RENEWAL_PAUSE_SECONDS)
             else:
-                self._held, self._is_refused = new, False
+                self._kept, self._is_refused = new, False
             self._end(flight)
         flight.outcome.set_result(None)
 
     def _crash(self, flight: _Flight, error: BaseException) -> None:
-        """Leave what is held in use; it is due again after a pause."""
+        """Leave what is kept in use; it is due again after a pause."""
         pause = error.retry_after if isinstance(error, NotNow) else 0
         reason = str(error) if isinstance(error, BrokerClientError) else type(error).__name__
         with self._lock:
-            held = self._held
-            if held:
-                self._held = self._put_off(held, pause or _RENEWAL_PAUSE_SECONDS)
+            kept = self._kept
+            if kept:
+                self._kept = self._put_off(kept, pause or _RENEWAL_PAUSE_SECONDS)
             self._end(flight)
-        if held:
+        if kept:
             _logger.warning("token not renewed yet, the live one is used: %s", reason)
         if isinstance(error, NotNow):
             error = self._no_token_in_time(flight)
@@ -287,11 +287,11 @@ class TokenSource:
         if self._flight is flight:
             self._flight = None
 
-    def _put_off(self, held: _Held, pause: float) -> _Held:
-        left = held.expires_at - self._clock()
-        return replace(held, renew_at=self._clock() + max(1.0, min(pause, left / 2)))
+    def _put_off(self, kept: _Kept, pause: float) -> _Kept:
+        left = kept.expires_at - self._clock()
+        return replace(kept, renew_at=self._clock() + max(1.0, min(pause, left / 2)))
 
-    def _requested(self, flight: _Flight) -> _Held:
+    def _requested(self, flight: _Flight) -> _Kept:
         """Try until there is a token or the deadline has passed; the last time at its very end.
 
         Raises:
@@ -323,7 +323,7 @@ class TokenSource:
             return _ASIDE_SECONDS
         return min(_REQUEST_SECONDS, max(_LAST_REQUEST_SECONDS, flight.deadline - self._clock()))
 
-    def _attempt(self, timeout: float) -> _Held:
+    def _attempt(self, timeout: float) -> _Kept:
         """Request once.
 
         Raises:
@@ -341,7 +341,7 @@ class TokenSource:
         if left <= 0:
             raise NotNow("the token had expired when it came", status=200)
         renew_at = expires_at - min(self._min_ttl, left / 2)
-        return _Held(
+        return _Kept(
             token=token,
             expires_at=expires_at,
             renew_at=renew_at,
@@ -355,12 +355,12 @@ class TokenSource:
         except BrokerClientError as error:
             pause = error.retry_after if isinstance(error, NotNow) else 0
             self._report_at = self._clock() + pause
-            _logger.warning("broker not told yet that Enable refused %s: %s", name, error)
+            _logger.warning("refusal of %s by Enable not reported yet: %s", name, error)
             return
         with self._lock:
             if self._unreported == name:
                 self._unreported = None
-        _logger.info("broker told that Enable refused %s: HTTP %s", name, status)
+        _logger.info("refusal of %s by Enable reported: HTTP %s", name, status)
 
     def _no_token_in_time(self, flight: _Flight) -> NoTokenInTime:
         status, reason = flight.failure
@@ -377,5 +377,5 @@ def _blocking(steps: Generator[Wait, None, _Found]) -> _Found:  # noqa: UP047  P
 
 
 def _jitter() -> float:
-    """Between a half and one, so that callers that failed together do not ask together."""
+    """Between a half and one, so that callers that failed together do not retry together."""
     return random.uniform(0.5, 1)  # noqa: S311  spreads load, guards nothing

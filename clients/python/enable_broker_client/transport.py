@@ -174,7 +174,7 @@ class _TimedSocket:
         return io.BufferedReader(_TimedReader(self._sock, self._left))
 
     def close(self) -> None:
-        """Nothing: whoever opened the socket closes it."""
+        """Nothing: what opened the socket closes it."""
 
 
 class _TimedReader(io.RawIOBase):
