@@ -25,8 +25,8 @@ from token_broker.grants import load_grants
 from token_broker.models import StoredToken
 from token_broker.token_store import ParameterTokenStore
 from token_refresher.credentials import SecretReader
-from token_refresher.enable.deadline import PoolManager
 from token_refresher.enable.endpoint import TokenEndpoint
+from token_refresher.enable.http_client import HttpClient
 from token_refresher.holds import ParameterHoldStore
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
@@ -139,13 +139,10 @@ def _refresher(lab: Lab, clock: Clock) -> Iterator[tuple[Refresher, EnableStandI
     }
     secrets.create_secret(Name="bench/connections/default", SecretString=json.dumps(secret))
     prefix = "/enable-tokens/bench"
-    with (
-        EnableStandIn(CLIENT, token_lifetime=LIFETIME, clock=clock) as enable,
-        PoolManager(maxsize=8) as pool,
-    ):
+    with EnableStandIn(CLIENT, token_lifetime=LIFETIME, clock=clock) as enable:
         refresher = Refresher(
             grants=load_grants(),
-            endpoints={"default": TokenEndpoint(enable.token_url, pool=pool, now=clock)},
+            endpoints={"default": TokenEndpoint(enable.token_url, http=HttpClient(), now=clock)},
             store=ParameterTokenStore(ssm, prefix=prefix, key_id=lab.stack.resource("BrokerKey")),
             holds=ParameterHoldStore(ssm, prefix=prefix),
             secrets=SecretReader(secrets, prefix="bench/connections/"),

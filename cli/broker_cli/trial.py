@@ -12,8 +12,8 @@ from token_broker.errors import TokenEndpointError
 from token_broker.grants import DEFAULT_CONNECTION, Grant, GrantsFile
 from token_refresher.credentials import ClientCredentials
 from token_refresher.enable.acceptance import accept
-from token_refresher.enable.deadline import PoolManager
 from token_refresher.enable.endpoint import TokenEndpoint
+from token_refresher.enable.http_client import HttpClient
 from token_refresher.enable.models import TokenRequest
 from token_refresher.renewal import CONNECTION_REJECTIONS
 
@@ -59,7 +59,7 @@ def token_url(stack: Stack, file: GrantsFile, connection: str) -> str:
 
 def try_out(credentials: ClientCredentials, url: str, grants: Mapping[str, Grant]) -> Trial:
     """Ask for one grant's token after the other, until one is given or the client is refused."""
-    endpoint, ends = TokenEndpoint(url, pool=PoolManager()), time.monotonic() + PATIENCE.seconds
+    endpoint, ends = TokenEndpoint(url, http=HttpClient()), time.monotonic() + PATIENCE.seconds
     refused: dict[str, str] = {}
     for name, grant in grants.items():
         request = TokenRequest(

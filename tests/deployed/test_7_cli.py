@@ -153,7 +153,7 @@ def test_refresh_renews_and_says_what_it_could_not(cli: Cli):
     told = cli.json("refresh", "forbidden", "--force", code=1)
     assert told["causes"][0].startswith("forbidden: ")
     failed = cli("refresh", "forbidden", "--force")
-    assert "forbidden: the token endpoint answered invalid_scope" in failed.stderr
+    assert "forbidden: the token endpoint returned invalid_scope" in failed.stderr
     assert "no such grant: nope" in cli("refresh", "nope").stderr
 
 

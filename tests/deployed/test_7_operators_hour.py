@@ -209,7 +209,7 @@ def test_caller_gets_a_token_uses_it_and_is_seen(hour: Hour):
 
 def test_wrong_secret_is_refused_and_one_that_got_in_is_found(hour: Hour):
     said = hour.below("Break it")
-    assert "error: not stored: the token endpoint answered invalid_client" in said
+    assert "error: not stored: the token endpoint returned invalid_client" in said
     assert "wrong: credentials of default: " in said
     assert "next:  broker secret set" in said
     assert said.count("live, ") == 4  # and nobody is refused

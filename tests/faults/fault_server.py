@@ -40,12 +40,12 @@ LONGEST_DRIP_SECONDS: Final = 20.0
 type Form = Mapping[str, str]
 type Body = bytes | Callable[[Form], bytes]
 type Step = Callable[[Exchange], bool]
-"""Answers one request; says whether the connection is kept for another."""
+"""Responds to one request; returns whether the connection is kept for another."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request, and the socket to answer it on."""
+    """One request, and the socket to respond on."""
 
     socket: socket.socket
     form: Form
@@ -111,7 +111,7 @@ def echo(*names: str) -> Body:
 # ── Steps ────────────────────────────────────────────────────────────────────────────────────
 
 
-def answer(
+def respond(
     status: int = 200,
     body: Body = b"",
     *,
@@ -119,7 +119,7 @@ def answer(
     length: int | None = None,
     reason: str = "-",
 ) -> Step:
-    """A whole answer.
+    """A whole response.
 
     Args:
         status: the HTTP status.
@@ -163,6 +163,39 @@ def unframed(body: Body) -> Step:
     return step
 
 
+def interim(*statuses: int) -> Step:
+    """Interim responses, the last one with headers, and a token response a little later."""
+
+    def step(exchange: Exchange) -> bool:
+        heads = [_head(status, {"Link": "</a>; rel=preload"}) for status in statuses]
+        exchange.socket.sendall(b"".join(heads))
+        return late(token())(exchange)
+
+    return step
+
+
+def drip_interim() -> Step:
+    """Interim responses without end, a few bytes at a time."""
+
+    def step(exchange: Exchange) -> bool:
+        exchange.drip(b"HTTP/1.1 102 -\r\nX: 1\r\n" for _ in _for_ever())
+        return False
+
+    return step
+
+
+def pipelined(*bodies: Body) -> Step:
+    """Several whole responses to one request, in one piece."""
+
+    def step(exchange: Exchange) -> bool:
+        made = [body if isinstance(body, bytes) else body(exchange.form) for body in bodies]
+        parts = [_head(200, {"Content-Length": str(len(data))}) + data for data in made]
+        exchange.socket.sendall(b"".join(parts))
+        return True
+
+    return step
+
+
 def chunked(body: Body, *, is_complete: bool = True) -> Step:
     """A chunked body, with its last chunk or without."""
 
@@ -191,18 +224,18 @@ def endless() -> Step:
 
 
 def gzipped(body: Body) -> Step:
-    """A compressed answer, though the client asked for none."""
+    """A compressed response, though the client does not accept one."""
 
     def step(exchange: Exchange) -> bool:
         data = gzip.compress(body if isinstance(body, bytes) else body(exchange.form))
-        return answer(200, data, headers={"Content-Encoding": "gzip"})(exchange)
+        return respond(200, data, headers={"Content-Encoding": "gzip"})(exchange)
 
     return step
 
 
 def redirect(status: int) -> Step:
     """A redirect to the server itself, which would count whoever follows it."""
-    return answer(status, headers={"Location": "/elsewhere"})
+    return respond(status, headers={"Location": "/elsewhere"})
 
 
 def reset(data: bytes = b"") -> Step:
@@ -219,12 +252,12 @@ def reset(data: bytes = b"") -> Step:
 
 
 def close() -> Step:
-    """The end of the connection, without an answer."""
+    """The end of the connection, without a response."""
     return lambda _exchange: False
 
 
 def silence() -> Step:
-    """No answer, ever."""
+    """No response, ever."""
 
     def step(exchange: Exchange) -> bool:
         exchange.stop.wait()
@@ -257,7 +290,7 @@ def drip_body(body: Body = b" " * 60_000) -> Step:
 
 
 def late(body: Body) -> Step:
-    """A sound answer in three pieces, each a little late."""
+    """A valid response in three pieces, each a little late."""
 
     def step(exchange: Exchange) -> bool:
         data = body if isinstance(body, bytes) else body(exchange.form)
@@ -401,7 +434,7 @@ class FaultServer:
         read_line: Callable[[], bytes],
         read: Callable[[int], bytes],
     ) -> bool:
-        """Read one request and answer it; False where there is none, or no other may follow."""
+        """Read one request and respond; False where there is none, or no other may follow."""
         if not (request_line := read_line()):
             return False
         headers: dict[str, str] = {}
@@ -426,8 +459,8 @@ def _shut(sock: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def full_backlog() -> Iterator[str]:
-    """The URL of a port that lets every further connection wait for ever."""
+def dead_port() -> Iterator[int]:
+    """A port that lets every further connection wait for ever."""
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
@@ -435,7 +468,7 @@ def full_backlog() -> Iterator[str]:
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
         time.sleep(0.05)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/oauth2/token"
+        yield listener.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -444,6 +477,86 @@ def closed_port() -> Iterator[str]:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{holder.getsockname()[1]}/oauth2/token"
+
+
+# ── A proxy ──────────────────────────────────────────────────────────────────────────────────
+
+
+class ConnectProxy:
+    """An HTTP proxy on loopback; to it, every host is 127.0.0.1.
+
+    Args:
+        refusal: the status line that it returns to every request; empty to serve them.
+
+    Attributes:
+        requests: the first line of each, such as `CONNECT host:443 HTTP/1.1`.
+        logins: each `Proxy-Authorization`.
+    """
+
+    def __init__(self, refusal: bytes = b"") -> None:
+        self._refusal = refusal
+        self._threads: list[threading.Thread] = []
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=16)
+        self.requests: list[str] = []
+        self.logins: list[str] = []
+
+    @property
+    def url(self) -> str:
+        """What HTTPS_PROXY holds."""
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        """Start to accept."""
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """End every connection and thread."""
+        for sock in [self._listener, *self._open]:
+            _shut(sock)
+        for thread in self._threads:
+            thread.join(5)
+        for sock in [self._listener, *self._open]:
+            sock.close()
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                self._open.append(sock)
+                self._start(self._serve, sock)
+
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), client.makefile("rb", buffering=0) as stream:
+            request = stream.readline().decode("latin-1").strip()
+            self.requests.append(request)
+            while line := stream.readline().strip():
+                if line.lower().startswith(b"proxy-authorization: "):
+                    self.logins.append(line.partition(b": ")[2].decode())
+            if self._refusal:
+                client.sendall(b"HTTP/1.1 " + self._refusal + b"\r\nContent-Length: 0\r\n\r\n")
+                return
+            port = int(request.split()[1].rpartition(":")[2])
+            server = socket.create_connection(("127.0.0.1", port))
+            self._open.append(server)
+            client.sendall(b"HTTP/1.1 102 -\r\n\r\nHTTP/1.1 200 Connection established\r\n\r\n")
+            self._start(_copy, server, client)
+            _copy(client, server)
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    """Copy bytes until one side ends, then end both."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(65_536):
+            target.sendall(data)
+    _shut(source)
+    _shut(target)
 
 
 # ── TLS ──────────────────────────────────────────────────────────────────────────────────────

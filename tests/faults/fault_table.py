@@ -5,6 +5,7 @@ The tests run these rows and docs/faults.md is made of them:
     python -m tests.faults.fault_table > docs/faults.md
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,25 +20,29 @@ from botocore.config import Config
 from tests.conftest import NASTY_SECRET
 from tests.faults.fault_server import (
     ABSENT,
+    ACCESS_TOKEN,
     NEVER_SHOWN,
     Body,
     Exchange,
     Form,
     Step,
-    answer,
     chunked,
     close,
     drip_body,
     drip_headers,
+    drip_interim,
     echo,
     endless,
     error,
     gzipped,
+    interim,
     jwt,
     late,
+    pipelined,
     raw,
     redirect,
     reset,
+    respond,
     silence,
     token,
     unframed,
@@ -48,7 +53,7 @@ from token_refresher.renewal import UNREADABLE
 
 DAY: Final = 86_400.0
 LONGEST_HOLD_SECONDS: Final = 900.0
-SOUND: Final = answer(200, token())
+SOUND: Final = respond(200, token())
 QUOTED: Final = f"{NASTY_SECRET} {NEVER_SHOWN}"
 """What a careless message of AWS might repeat."""
 
@@ -62,6 +67,10 @@ class Where(StrEnum):
     HTTP = "a server on loopback"
     CLOSED_PORT = "a port nobody listens on"
     NO_DNS = "a host name nobody knows"
+    DEAD_ADDRESSES = "a name of five addresses, of which four let every connection wait"
+    PROXY = "a TLS server behind the proxy of HTTPS_PROXY"
+    PROXY_REFUSES = "a proxy that refuses every request"
+    NO_PROXY_THERE = "a proxy that is not there"
     SLOW_DNS = "a server whose name takes longer to find than an attempt may"
     FULL_BACKLOG = "a port that never accepts"
     TLS = "a server with a sound certificate"
@@ -102,10 +111,12 @@ class UpstreamFault:
         lifetime_seconds: of the new token.
         secret_stages: further versions of the client secret that exist.
         is_hurried: run with time-outs of a fraction of a second.
+        why: of a difference between two responses, why it is tolerated or not.
     """
 
     group: str
     what: str
+    why: str = ""
     script: tuple[Step, ...] = ()
     where: Where = Where.HTTP
     attempts: int = 1
@@ -126,7 +137,7 @@ class UpstreamFault:
 
 
 def _accepted(group: str, what: str, *script: Step, **more: Any) -> UpstreamFault:
-    """The answer is a token, which replaces the stored one."""
+    """The response is a token, which replaces the stored one."""
     expected = {"state": State.RENEWED, "is_replaced": True} | more
     return UpstreamFault(group=group, what=what, script=script, **expected)
 
@@ -143,7 +154,7 @@ def _refused(group: str, what: str, *script: Step, **more: Any) -> UpstreamFault
 
 def _malformed(group: str, what: str, *script: Step, fault: str, **more: Any) -> UpstreamFault:
     """HTTP 200, but no token response; the cause names the fault (a pattern) and no value."""
-    cause = re.compile(rf"the answer is no token response: {fault}")
+    cause = re.compile(rf"the response is not a token response: {fault}")
     return _refused(group, what, *script, reason="invalid_response", cause=cause, **more)
 
 
@@ -156,32 +167,40 @@ def _dated(seconds: float) -> Step:
 
     def step(exchange: Exchange) -> bool:
         when = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
-        return answer(429, headers={"Retry-After": when})(exchange)
+        return respond(429, headers={"Retry-After": when})(exchange)
 
     return step
 
 
+def _shouted(form: Form) -> bytes:
+    body = _made(token(), form)
+    return b"HTTP/1.1 200 OK\r\nCONTENT-LENGTH: %d\r\nx-a: 1\r\n\r\n%s" % (len(body), body)
+
+
 def _busy(retry_after: str, status: int = 429) -> Step:
-    return answer(status, headers={"Retry-After": retry_after})
+    return respond(status, headers={"Retry-After": retry_after})
 
 
 # ── The token endpoint ───────────────────────────────────────────────────────────────────────
 
 _NETWORK: Final = "Network"
-_BROKEN_OFF: Final = {"reason": "connection", "cause": "the connection broke off"}
+_BROKEN_OFF: Final = {
+    "reason": "connection",
+    "cause": "no response from the token endpoint: the connection ended, or carried no valid HTTP",
+}
 _NO_CONNECTION: Final = {
     "reason": "connect",
-    "cause": "no connection to the token endpoint",
+    "cause": "no response from the token endpoint: no connection",
     "arriving": 0,
 }
 _LATE: Final = {
     "reason": "timeout",
-    "cause": "the token endpoint did not answer in time",
+    "cause": "no response from the token endpoint: it took too long",
     "is_hurried": True,
 }
 _UNTRUSTED: Final = {
     "reason": "tls",
-    "cause": "TLS failed or was not trusted",
+    "cause": "no response from the token endpoint: TLS failed or was not trusted",
     "arriving": 0,
 }
 
@@ -195,7 +214,13 @@ _NETWORK_ROWS: Final = (
         arriving=0,
         **_LATE,
     ),
-    _transient(_NETWORK, "No answer in time", silence(), **_LATE),
+    _accepted(
+        _NETWORK,
+        "Four of five addresses let every connection wait",
+        SOUND,
+        where=Where.DEAD_ADDRESSES,
+    ),
+    _transient(_NETWORK, "No response in time", silence(), **_LATE),
     _transient(_NETWORK, "Headers dripping beyond the deadline", drip_headers(), **_LATE),
     _transient(_NETWORK, "Body dripping beyond the deadline", drip_body(), **_LATE),
     _transient(
@@ -212,9 +237,9 @@ _NETWORK_ROWS: Final = (
         where=Where.SLOW_DNS,
         **_LATE,
     ),
-    _accepted(_NETWORK, "A slow answer within the deadline", late(token())),
-    _transient(_NETWORK, "Closed without an answer", close(), **_BROKEN_OFF),
-    _transient(_NETWORK, "Reset without an answer", reset(), **_BROKEN_OFF),
+    _accepted(_NETWORK, "A slow response within the deadline", late(token())),
+    _transient(_NETWORK, "Closed without a response", close(), **_BROKEN_OFF),
+    _transient(_NETWORK, "Reset without a response", reset(), **_BROKEN_OFF),
     _transient(
         _NETWORK,
         "Reset within the body",
@@ -224,17 +249,42 @@ _NETWORK_ROWS: Final = (
     _transient(
         _NETWORK,
         "Body shorter than its Content-Length",
-        answer(200, b'{"access_token": "', length=500),
+        respond(200, b'{"access_token": "', length=500),
         **_BROKEN_OFF,
     ),
     _transient(
         _NETWORK,
         "Body shorter than its Content-Length, though what came is whole JSON",
-        answer(200, token(), length=500),
+        respond(200, token(), length=500),
         **_BROKEN_OFF,
     ),
     _transient(
         _NETWORK, "Chunked body without its end", chunked(token(), is_complete=False), **_BROKEN_OFF
+    ),
+    _accepted(
+        _NETWORK,
+        "Interim responses (100, 102, 103 with headers) before the final one",
+        interim(100, 102, 103),
+    ),
+    _accepted(_NETWORK, "16 interim responses", interim(*[102] * 16)),
+    _transient(_NETWORK, "17 interim responses", interim(*[102] * 17), **_BROKEN_OFF),
+    _transient(
+        _NETWORK,
+        "Interim responses without end",
+        drip_interim(),
+        **_LATE,
+    ),
+    _refused(
+        _NETWORK,
+        "101, an upgrade that was not requested",
+        respond(101),
+        reason="http_101",
+        cause="the token endpoint returned HTTP 101",
+    ),
+    _accepted(
+        _NETWORK,
+        "A second response, with another token, behind the first",
+        pipelined(token(), token(access_token="another")),
     ),
     _transient(_NETWORK, "Not HTTP at all", raw(b"SSH-2.0-server\r\n\r\n"), **_BROKEN_OFF),
     _transient(
@@ -263,6 +313,26 @@ _NETWORK_ROWS: Final = (
     ),
 )
 
+_PROXY: Final = "Through a proxy"
+_NO_WAY: Final = {
+    "reason": "proxy",
+    "cause": "no response from the token endpoint: "
+    "the proxy that the environment names refused the request or cannot be reached",
+    "arriving": 0,
+}
+_PROXY_ROWS: Final = (
+    _accepted(_PROXY, "`HTTPS_PROXY` names a proxy (the control)", SOUND, where=Where.PROXY),
+    _transient(
+        _PROXY,
+        "Body dripping beyond the deadline, through the proxy",
+        drip_body(),
+        where=Where.PROXY,
+        **_LATE,
+    ),
+    _transient(_PROXY, "The proxy refuses (407)", where=Where.PROXY_REFUSES, **_NO_WAY),
+    _transient(_PROXY, "No proxy is there", where=Where.NO_PROXY_THERE, **_NO_WAY),
+)
+
 _TLS: Final = "TLS"
 _TLS_ROWS: Final = (
     _accepted(_TLS, "A certificate that is trusted (the control)", SOUND, where=Where.TLS),
@@ -284,10 +354,10 @@ _TLS_ROWS: Final = (
     ),
 )
 
-_BUSY: Final = "Busy or broken: HTTP 429 and 5xx"
-_TOO_MANY: Final = {"reason": "http_429", "cause": "the token endpoint answered HTTP 429"}
+_BUSY: Final = "Busy or broken: HTTP 408, 425, 429 and 5xx"
+_TOO_MANY: Final = {"reason": "http_429", "cause": "the token endpoint returned HTTP 429"}
 _BUSY_ROWS: Final = (
-    _transient(_BUSY, "429", answer(429), **_TOO_MANY),
+    _transient(_BUSY, "429", respond(429), **_TOO_MANY),
     _transient(
         _BUSY,
         "429 with a short `Retry-After` (2 seconds)",
@@ -324,17 +394,48 @@ _BUSY_ROWS: Final = (
         held_seconds=LONGEST_HOLD_SECONDS,
         **_TOO_MANY,
     ),
+    *(
+        _transient(
+            _BUSY,
+            f"429 with {what}",
+            _busy(retry_after),
+            attempts=1,
+            hold=Hold.ASKED,
+            held_seconds=120,
+            **_TOO_MANY,
+        )
+        for what, retry_after in (
+            ("two `Retry-After` fields", "120\r\nRetry-After: 60"),
+            ("`Retry-After: 120, 120`: two fields that a proxy combined", "120, 120"),
+        )
+    ),
+    _transient(
+        _BUSY,
+        "429 with a fraction as `Retry-After` (1.5 seconds)",
+        _busy("1.5"),
+        waits=(1.5, 1.5, 1.5),
+        hold=Hold.ASKED,
+        held_seconds=1.5,
+        **_TOO_MANY,
+    ),
     _transient(_BUSY, "429 with a `Retry-After` below zero", _busy("-5"), **_TOO_MANY),
     _transient(_BUSY, "429 with a `Retry-After` that is no time", _busy("soon"), **_TOO_MANY),
     *(
         _transient(
             _BUSY,
             f"{status}" + (" as HTML" if body else ""),
-            answer(status, body),
+            respond(status, body),
             reason=f"http_{status}",
-            cause=f"the token endpoint answered HTTP {status}",
+            cause=f"the token endpoint returned HTTP {status}",
         )
-        for status, body in ((500, b""), (502, JUNK), (503, b""), (504, b""))
+        for status, body in (
+            (408, b""),
+            (425, JUNK),
+            (500, b""),
+            (502, JUNK),
+            (503, b""),
+            (504, b""),
+        )
     ),
     _transient(
         _BUSY,
@@ -344,14 +445,21 @@ _BUSY_ROWS: Final = (
         hold=Hold.ASKED,
         held_seconds=600,
         reason="http_503",
-        cause="the token endpoint answered HTTP 503",
+        cause="the token endpoint returned HTTP 503",
     ),
     _transient(
         _BUSY,
-        "500 with an OAuth error as its body",
-        answer(500, error("invalid_client")),
-        reason="http_500",
-        cause="the token endpoint answered HTTP 500",
+        "`temporarily_unavailable` with 400",
+        respond(400, error("temporarily_unavailable")),
+        reason="temporarily_unavailable",
+        cause="the token endpoint returned temporarily_unavailable (HTTP 400)",
+    ),
+    _transient(
+        _BUSY,
+        "503 with an unknown `error`",
+        respond(503, error("overloaded")),
+        reason="http_503",
+        cause="the token endpoint returned HTTP 503",
     ),
 )
 
@@ -360,15 +468,15 @@ _BAD_JSON: Final = "not valid JSON"
 _NOT_AN_OBJECT: Final = r"Input should be an object|Input should be .*TokenResponse.*"
 _SHAPE_ROWS: Final = (
     _malformed(
-        _SHAPE, "HTML", answer(200, JUNK, headers={"Content-Type": "text/html"}), fault=_BAD_JSON
+        _SHAPE, "HTML", respond(200, JUNK, headers={"Content-Type": "text/html"}), fault=_BAD_JSON
     ),
-    _malformed(_SHAPE, "Nothing", answer(200), fault=_BAD_JSON),
-    _malformed(_SHAPE, "Invalid JSON", answer(200, b'{"access_token": "abc",'), fault=_BAD_JSON),
+    _malformed(_SHAPE, "Nothing", respond(200), fault=_BAD_JSON),
+    _malformed(_SHAPE, "Invalid JSON", respond(200, b'{"access_token": "abc",'), fault=_BAD_JSON),
     _malformed(
         _SHAPE, "A body cut short without a Content-Length", unframed(b'{"acc'), fault=_BAD_JSON
     ),
     *(
-        _malformed(_SHAPE, f"JSON, but {name}", answer(200, data), fault=f"({_NOT_AN_OBJECT})")
+        _malformed(_SHAPE, f"JSON, but {name}", respond(200, data), fault=f"({_NOT_AN_OBJECT})")
         for name, data in (
             ("a list", b'["access_token"]'),
             ("a string", f'"{NEVER_SHOWN}"'.encode()),
@@ -376,15 +484,12 @@ _SHAPE_ROWS: Final = (
             ("`null`", b"null"),
         )
     ),
-    _malformed(_SHAPE, "JSON nested 10,000 deep", answer(200, b"[" * 10_000), fault=_BAD_JSON),
+    _malformed(_SHAPE, "JSON nested 10,000 deep", respond(200, b"[" * 10_000), fault=_BAD_JSON),
     _malformed(
         _SHAPE,
         "Not UTF-8",
-        answer(200, b'{"access_token": "\xff\xfe", "token_type": "Bearer", "expires_in": 60}'),
+        respond(200, b'{"access_token": "\xff\xfe", "token_type": "Bearer", "expires_in": 60}'),
         fault=_BAD_JSON,
-    ),
-    _malformed(
-        _SHAPE, "Compressed, though that was not asked for", gzipped(token()), fault=_BAD_JSON
     ),
     *(
         _refused(
@@ -392,10 +497,10 @@ _SHAPE_ROWS: Final = (
             what,
             step,
             reason="too_large",
-            cause="the answer is larger than 64 KiB",
+            cause="the response is larger than 64 KiB",
         )
         for what, step in (
-            ("More than 64 KiB", answer(200, TOO_LARGE)),
+            ("More than 64 KiB", respond(200, TOO_LARGE)),
             ("More than 64 KiB, chunked", chunked(TOO_LARGE)),
             ("A body without end", endless()),
         )
@@ -403,13 +508,12 @@ _SHAPE_ROWS: Final = (
     _refused(
         _SHAPE,
         "204 instead",
-        answer(204),
+        respond(204),
         reason="http_204",
-        cause="the token endpoint answered HTTP 204",
+        cause="the token endpoint returned HTTP 204",
     ),
     _accepted(_SHAPE, "A chunked token response", chunked(token())),
     _accepted(_SHAPE, "A token response as of HTTP/1.0", unframed(token())),
-    _accepted(_SHAPE, "A token response with fields nobody knows", answer(200, token(new=[1]))),
 )
 
 _REDIRECT: Final = "Redirects (never followed)"
@@ -436,18 +540,18 @@ _MEANINGS: Final = {
 _ABOUT_ONE_GRANT: Final = ("invalid_request", "invalid_scope")
 _MASKED: Final = {
     "reason": "invalid_scope",
-    "cause": "the token endpoint answered invalid_scope (HTTP 400): " + _MEANINGS["invalid_scope"],
+    "cause": "the token endpoint returned invalid_scope (HTTP 400): " + _MEANINGS["invalid_scope"],
 }
 _UNKNOWN: Final = {
     "reason": "unknown_error",
-    "cause": "the token endpoint answered HTTP 400 with an unregistered error code",
+    "cause": "the token endpoint returned HTTP 400 with an unregistered error code",
 }
 
 
 def _no_oauth_error(status: int) -> dict[str, Any]:
     return {
         "reason": f"http_{status}",
-        "cause": f"the token endpoint answered HTTP {status} without an OAuth error",
+        "cause": f"the token endpoint returned HTTP {status} without an OAuth error",
     }
 
 
@@ -456,9 +560,9 @@ _OAUTH_ROWS: Final = (
         _refused(
             _OAUTH,
             f"`{code}` with {status}",
-            answer(status, error(code)),
+            respond(status, error(code)),
             reason=code,
-            cause=f"the token endpoint answered {code} (HTTP {status}): {meaning}",
+            cause=f"the token endpoint returned {code} (HTTP {status}): {meaning}",
             hold=Hold.GRANT if code in _ABOUT_ONE_GRANT else Hold.CONNECTION,
         )
         for code, meaning in _MEANINGS.items()
@@ -467,18 +571,18 @@ _OAUTH_ROWS: Final = (
     _refused(
         _OAUTH,
         "`invalid_client` for the current secret and for the pending and previous ones",
-        answer(401, error("invalid_client")),
+        respond(401, error("invalid_client")),
         attempts=3,
         secret_stages=("AWSPENDING", "AWSPREVIOUS"),
         reason="invalid_client",
-        cause="the token endpoint answered invalid_client (HTTP 401): "
+        cause="the token endpoint returned invalid_client (HTTP 401): "
         + _MEANINGS["invalid_client"],
         hold=Hold.CONNECTION,
     ),
     _accepted(
         _OAUTH,
         "`invalid_client` for the current secret, but the pending one is good",
-        answer(401, error("invalid_client")),
+        respond(401, error("invalid_client")),
         SOUND,
         attempts=2,
         secret_stages=("AWSPENDING", "AWSPREVIOUS"),
@@ -486,17 +590,58 @@ _OAUTH_ROWS: Final = (
     _accepted(
         _OAUTH,
         "`invalid_client` for the current secret, but the previous one is good",
-        answer(401, error("invalid_client")),
+        respond(401, error("invalid_client")),
         SOUND,
         attempts=2,
         secret_stages=("AWSPREVIOUS",),
     ),
-    _refused(_OAUTH, "An unknown `error`", answer(400, error("slow_down")), **_UNKNOWN),
-    _refused(_OAUTH, "An `error` that repeats the secret", answer(400, echo("error")), **_UNKNOWN),
+    *(
+        _refused(
+            _OAUTH,
+            f"`invalid_client` with {status}",
+            respond(status, error("invalid_client")),
+            reason="invalid_client",
+            cause=f"the token endpoint returned invalid_client (HTTP {status}): "
+            + _MEANINGS["invalid_client"],
+            hold=Hold.CONNECTION,
+        )
+        for status in (200, 302, 403, 500)
+    ),
+    *(
+        _refused(
+            _OAUTH,
+            f"401 {what}",
+            respond(401, body),
+            reason="invalid_client",
+            cause="the token endpoint returned HTTP 401: " + _MEANINGS["invalid_client"],
+            hold=Hold.CONNECTION,
+        )
+        for what, body in (
+            ("without a body", b""),
+            ("without an OAuth error", JUNK),
+            ("with an unknown `error`", error("bad_day")),
+        )
+    ),
+    *(
+        _accepted(
+            _OAUTH,
+            f"{what} for the current secret, but the pending one is good",
+            step,
+            SOUND,
+            attempts=2,
+            secret_stages=("AWSPENDING",),
+        )
+        for what, step in (
+            ("401 without a body", respond(401)),
+            ("`invalid_client` with 200", respond(200, error("invalid_client"))),
+        )
+    ),
+    _refused(_OAUTH, "An unknown `error`", respond(400, error("bad_day")), **_UNKNOWN),
+    _refused(_OAUTH, "An `error` that repeats the secret", respond(400, echo("error")), **_UNKNOWN),
     _refused(
         _OAUTH,
         "An `error_description` that repeats the secret",
-        answer(400, echo("error_description", "error_uri")),
+        respond(400, echo("error_description", "error_uri")),
         **_MASKED,
     ),
     _refused(
@@ -512,11 +657,10 @@ _OAUTH_ROWS: Final = (
         **_MASKED,
     ),
     _refused(
-        _OAUTH, "An `error` that is no string", answer(400, error(["a"])), **_no_oauth_error(400)
+        _OAUTH, "An `error` that is no string", respond(400, error(["a"])), **_no_oauth_error(400)
     ),
-    _refused(_OAUTH, "401 without an OAuth error", answer(401, JUNK), **_no_oauth_error(401)),
-    _refused(_OAUTH, "403 without an OAuth error", answer(403, JUNK), **_no_oauth_error(403)),
-    _refused(_OAUTH, "404 without an OAuth error", answer(404), **_no_oauth_error(404)),
+    _refused(_OAUTH, "403 without an OAuth error", respond(403, JUNK), **_no_oauth_error(403)),
+    _refused(_OAUTH, "404 without an OAuth error", respond(404), **_no_oauth_error(404)),
 )
 
 _LIFETIME: Final = "How long the token lives"
@@ -532,16 +676,16 @@ _FAULTY_NUMBER: Final = r"expires_in.*"
 
 
 def _lives(what: str, lifetime_seconds: float, **body: Any) -> UpstreamFault:
-    step = answer(200, token(**body))
+    step = respond(200, token(**body))
     return _accepted(_LIFETIME, what, step, lifetime_seconds=lifetime_seconds)
 
 
 def _lifeless(what: str, expected: Mapping[str, Any], **body: Any) -> UpstreamFault:
-    return _refused(_LIFETIME, what, answer(200, token(**body)), **expected)
+    return _refused(_LIFETIME, what, respond(200, token(**body)), **expected)
 
 
 def _faulty_number(what: str, value: object) -> UpstreamFault:
-    step = answer(200, token(expires_in=value))
+    step = respond(200, token(expires_in=value))
     return _malformed(_LIFETIME, f"`expires_in` is {what}", step, fault=_FAULTY_NUMBER)
 
 
@@ -555,21 +699,19 @@ _LIFETIME_ROWS: Final = (
         expires_in=ABSENT,
         access_token=jwt(exp="tomorrow"),
     ),
-    _lives("`expires_in` is a string of digits", 3600, expires_in="3600"),
     _lives("`expires_in` is huge: trusted for 24 hours", DAY, expires_in=10**9),
     _lives("`expires_in` has 400 digits: trusted for 24 hours", DAY, expires_in=10**400),
     _faulty_number("zero", 0),
     _faulty_number("negative", -3600),
-    _faulty_number("a fraction", 3600.5),
-    _faulty_number("a string of junk", "3600s"),
+    _faulty_number("half a second", 0.5),
     _faulty_number("an empty string", ""),
     _faulty_number("`true`", True),
     _refused(
         _LIFETIME,
         "`expires_in` is `NaN`",
-        answer(200, token(expires_in=float("nan"))),
+        respond(200, token(expires_in=float("nan"))),
         reason="invalid_response",
-        cause=re.compile(rf"the answer is no token response: ({_FAULTY_NUMBER}|{_BAD_JSON})"),
+        cause=re.compile(rf"the response is not a token response: ({_FAULTY_NUMBER}|{_BAD_JSON})"),
     ),
     _lives("The JWT's `exp` is sooner than `expires_in`: it counts", 1200, exp=1200),
     _lives("The JWT's `exp` is later than `expires_in`: that counts", 3600, exp=7200),
@@ -583,8 +725,8 @@ _LIFETIME_ROWS: Final = (
     _lifeless("`expires_in` is 5 seconds", _EXPIRED, expires_in=5),
     UpstreamFault(
         group=_LIFETIME,
-        what="A sound token that ends before the stored one",
-        script=(answer(200, token(expires_in=60)),),
+        what="A valid token that ends before the stored one",
+        script=(respond(200, token(expires_in=60)),),
         state=State.UNCHANGED,
     ),
 )
@@ -593,12 +735,12 @@ _TOKEN: Final = "The token itself"
 
 
 def _faulty_token(what: str, value: object, fault: str = r"access_token.*") -> UpstreamFault:
-    step = answer(200, token(access_token=value))
+    step = respond(200, token(access_token=value))
     return _malformed(_TOKEN, f"`access_token` {what}", step, fault=fault)
 
 
 def _faulty_type(what: str, value: object) -> UpstreamFault:
-    step = answer(200, token(token_type=value))
+    step = respond(200, token(token_type=value))
     return _malformed(_TOKEN, f"`token_type` {what}", step, fault=r"token_type.*")
 
 
@@ -616,40 +758,219 @@ _TOKEN_ROWS: Final = (
     _faulty_type("is missing", ABSENT),
     _faulty_type("is `mac`", "mac"),
     _faulty_type("is `null`", None),
+    *(
+        _refused(
+            _TOKEN,
+            what,
+            respond(200, token(access_token=value)),
+            reason="unstorable",
+            cause=re.compile(rf"the token cannot be stored: {fault}; ask Enable .*"),
+        )
+        for what, value, fault in (
+            ("9 KB: more than a parameter takes", NEVER_SHOWN * 820, "with its record .* 8192"),
+            ("`{{...}}` in it, which no parameter takes", f"{{{{{NEVER_SHOWN}}}}}", "it holds .*"),
+        )
+    ),
     _accepted(
-        _TOKEN,
-        "`token_type` is `bEaReR`: stored as `Bearer`",
-        answer(200, token(token_type="bEaReR")),
+        _TOKEN, "7 KB", respond(200, token(access_token=NEVER_SHOWN * 640)), lifetime_seconds=3600
     ),
 )
 
-_SCOPE: Final = "Its scope (`read:deals read:users` is asked for)"
+_SCOPE: Final = "Its scope (`read:deals read:users` is requested)"
 _NARROWER: Final = {
     "reason": "wrong_scope",
-    "cause": "the token is for a narrower scope than the one asked for",
+    "cause": "the token is for a narrower scope than the requested one",
 }
 _ANOTHER: Final = {
     "reason": "wrong_scope",
-    "cause": "the token is for another scope than the one asked for",
+    "cause": "the token is for another scope than the requested one",
 }
 
 
 def _of_scope(scope: object) -> Step:
-    return answer(200, token(scope=scope))
+    return respond(200, token(scope=scope))
 
 
 _SCOPE_ROWS: Final = (
     _refused(_SCOPE, "Narrower", _of_scope("read:deals"), **_NARROWER),
     _refused(_SCOPE, "Wider", _of_scope("read:deals read:users read:activity"), **_ANOTHER),
     _refused(_SCOPE, "Another", _of_scope("read:deals read:activity"), **_ANOTHER),
-    _refused(_SCOPE, "In other letters", _of_scope("READ:DEALS READ:USERS"), **_ANOTHER),
-    _accepted(_SCOPE, "In another order", _of_scope("read:users read:deals")),
-    _accepted(_SCOPE, "Not named", _of_scope(ABSENT)),
-    _malformed(_SCOPE, "A list", _of_scope(["read:deals", "read:users"]), fault=r"scope.*"),
+    _refused(_SCOPE, "Empty", _of_scope(""), **_NARROWER),
+)
+
+_FORM: Final = "The form of a token response"
+_PLAIN: Final = {"access_token": ACCESS_TOKEN, "token_type": "Bearer", "expires_in": 3600}
+
+
+def _written(text: str) -> Step:
+    """A token response whose `expires_in` is written like this."""
+    return respond(200, json.dumps(_PLAIN).replace("3600", text).encode())
+
+
+def _tolerated(what: str, step: Step, why: str, lifetime_seconds: float = 3600) -> UpstreamFault:
+    return _accepted(_FORM, what, step, why=why, lifetime_seconds=lifetime_seconds)
+
+
+def _not_tolerated(what: str, step: Step, fault: str, why: str) -> UpstreamFault:
+    return _malformed(_FORM, what, step, fault=fault, why=why)
+
+
+_SAME_NUMBER: Final = "JSON has one kind of number; its notation has no meaning"
+_CASE_COUNTS: Final = "case-sensitive in RFC 6749"
+_FORM_ROWS: Final = (
+    *(
+        _tolerated(f"`expires_in` is `{text}`", _written(text), _SAME_NUMBER)
+        for text in ("3600.0", "3.6e3", "36E+2")
+    ),
+    _tolerated(
+        "`expires_in` is `3600.5`",
+        _written("3600.5"),
+        "the fraction is cut off: a shorter life is safe",
+    ),
+    *(
+        _tolerated(
+            f"`expires_in` is the string `{text}`",
+            _written(text),
+            "common, and its meaning is clear",
+        )
+        for text in ('"3600"', '"3600.0"', '" 3600 "')
+    ),
+    _not_tolerated(
+        "`expires_in` is the string `3.6e3`",
+        _written('"3.6e3"'),
+        _FAULTY_NUMBER,
+        "a text is read as plain decimals alone",
+    ),
+    _not_tolerated(
+        "`expires_in` is the string `1 hour`",
+        _written('"1 hour"'),
+        _FAULTY_NUMBER,
+        "its unit would be a guess",
+    ),
+    _tolerated(
+        "A byte order mark before the JSON",
+        respond(200, b"\xef\xbb\xbf" + json.dumps(_PLAIN).encode()),
+        "RFC 8259 section 8.1 lets a reader ignore it",
+    ),
+    _tolerated(
+        "White space around and within the JSON",
+        respond(200, b"\r\n\t " + json.dumps(_PLAIN, indent=4).encode() + b"\n\n"),
+        "it has no meaning in JSON",
+    ),
+    _tolerated(
+        "The fields in another order",
+        respond(200, json.dumps(dict(reversed(_PLAIN.items()))).encode()),
+        "it has no meaning in JSON",
+    ),
+    _tolerated(
+        "Characters as `\\u` escapes",
+        respond(200, json.dumps(_PLAIN).replace("Bearer", "\\u0042earer").encode()),
+        "it has no meaning in JSON",
+    ),
+    _tolerated(
+        "Fields that are not known",
+        respond(200, token(new=[1])),
+        "RFC 6749 section 5.1: they are ignored",
+    ),
+    _tolerated(
+        "A field twice",
+        respond(200, json.dumps(_PLAIN).replace("{", '{"expires_in": 60, ').encode()),
+        "the last one counts, as for most readers of JSON",
+    ),
+    _tolerated(
+        "`token_type` is `bEaReR`",
+        respond(200, token(token_type="bEaReR")),
+        "its letter case has no meaning in RFC 6749; stored as `Bearer`",
+    ),
+    _not_tolerated(
+        "`token_type` is ` Bearer `",
+        respond(200, token(token_type=" Bearer ")),
+        "token_type.*",
+        "another type may have any name",
+    ),
+    _tolerated(
+        "`error` is `null` beside a token",
+        respond(200, token(error=None)),
+        "a response with a valid token is one",
+    ),
+    _tolerated("The scope in another order", _of_scope("read:users read:deals"), "a set of scopes"),
+    _tolerated("A scope twice", _of_scope("read:users read:deals read:users"), "a set of scopes"),
+    _tolerated(
+        "More white space between the scopes, or around them",
+        _of_scope(" read:deals  read:users "),
+        "it separates them, and no scope contains it",
+    ),
+    _tolerated(
+        "No scope",
+        _of_scope(ABSENT),
+        "RFC 6749 section 5.1: it is the requested one",
+    ),
+    _refused(
+        _FORM,
+        "The scope in other letters",
+        _of_scope("READ:DEALS READ:USERS"),
+        why=_CASE_COUNTS,
+        **_ANOTHER,
+    ),
+    _not_tolerated(
+        "The scope as a list",
+        _of_scope(["read:deals", "read:users"]),
+        "scope.*",
+        "RFC 6749 and Enable define a string",
+    ),
+    _not_tolerated(
+        "A field's name in other letters",
+        respond(200, json.dumps(_PLAIN).replace("access_token", "Access_Token").encode()),
+        "access_token.*",
+        _CASE_COUNTS,
+    ),
+    _not_tolerated(
+        "White space around the token",
+        respond(200, token(access_token=f" {NEVER_SHOWN}\n")),
+        "access_token.*",
+        "a token is opaque: what to cut off would be a guess",
+    ),
+    _not_tolerated(
+        "UTF-16",
+        respond(200, json.dumps(_PLAIN).encode("utf-16")),
+        _BAD_JSON,
+        "RFC 8259 section 8.1: JSON is UTF-8",
+    ),
+    _not_tolerated(
+        "A comma too many, or single quotes",
+        respond(200, json.dumps(_PLAIN).replace("}", ",}").encode()),
+        _BAD_JSON,
+        "not JSON, so that the rest of it is doubtful too",
+    ),
+    _not_tolerated(
+        "Compressed, though that was not requested",
+        gzipped(token()),
+        _BAD_JSON,
+        "the request forbids it, so that 64 KiB stay 64 KiB",
+    ),
+    _tolerated(
+        "Another `Content-Type`",
+        respond(200, token(), headers={"Content-Type": "text/html; charset=latin-1"}),
+        "the body decides",
+    ),
+    _tolerated(
+        "Header names in other letters",
+        raw(_shouted),
+        "they have no letter case in HTTP",
+    ),
+    _refused(
+        _FORM,
+        "201 with a token",
+        respond(201, token()),
+        why="RFC 6749 section 5.1: a token comes with 200",
+        reason="http_201",
+        cause="the token endpoint returned HTTP 201",
+    ),
 )
 
 UPSTREAM_FAULTS: Final[tuple[UpstreamFault, ...]] = (
     *_NETWORK_ROWS,
+    *_PROXY_ROWS,
     *_TLS_ROWS,
     *_BUSY_ROWS,
     *_SHAPE_ROWS,
@@ -658,6 +979,7 @@ UPSTREAM_FAULTS: Final[tuple[UpstreamFault, ...]] = (
     *_LIFETIME_ROWS,
     *_TOKEN_ROWS,
     *_SCOPE_ROWS,
+    *_FORM_ROWS,
 )
 
 # ── AWS ──────────────────────────────────────────────────────────────────────────────────────
@@ -736,7 +1058,7 @@ def _refusal(on: On, code: str) -> dict[str, str]:
     return {"reason": code, "cause": f"{on.operation} was refused by AWS: {code}"}
 
 
-def _no_answer(kind: str) -> dict[str, str]:
+def _no_response(kind: str) -> dict[str, str]:
     return {"reason": kind, "cause": f"AWS could not be reached or did not answer: {kind}"}
 
 
@@ -745,8 +1067,8 @@ _UNAVAILABLE: Final = _code("ServiceUnavailable", 503)
 _SILENCE: Final = {"timeout_ms": 2_000}
 _RESET: Final = {"reset": True}
 _LOST: Final = {"response": {"abort_bytes": 0}}
-_KEY_MENDED: Final = "with the next run after the key or its policy is mended"
-_POLICY_MENDED: Final = "with the next run after the policy is mended"
+_KEY_FIXED: Final = "with the next run after the key or its policy is fixed"
+_POLICY_FIXED: Final = "with the next run after the policy is fixed"
 
 
 def _survived(on: On, what: str, fault: Mapping[str, Any], times: int = 1, **more: Any) -> AwsFault:
@@ -770,10 +1092,10 @@ def _overcome(on: On, internal: str) -> Iterator[AwsFault]:
         (f"`{internal}` (500) twice", _code(internal, 500), 2),
         ("503 twice", _UNAVAILABLE, 2),
         ("Reset once", _RESET, 1),
-        ("The answer is lost once", _LOST, 1),
+        ("The response is lost once", _LOST, 1),
     ):
         yield _survived(on, name, {**fault, "times": times}, times)
-    yield _survived(on, "No answer in time once", {**_SILENCE, "times": 1}, is_hurried=True)
+    yield _survived(on, "No response in time once", {**_SILENCE, "times": 1}, is_hurried=True)
 
 
 def _lasting(on: On, internal: str, tries: int, requests: int) -> Iterator[AwsFault]:
@@ -781,8 +1103,8 @@ def _lasting(on: On, internal: str, tries: int, requests: int) -> Iterator[AwsFa
     faults = (
         ("Throttled throughout", _THROTTLED, _refusal(on, "ThrottlingException")),
         (f"`{internal}` (500) throughout", _code(internal, 500), _refusal(on, internal)),
-        ("The answer is lost throughout", _LOST, _no_answer("ConnectionClosedError")),
-        ("No answer in time, throughout", _SILENCE, _no_answer("ReadTimeoutError")),
+        ("The response is lost throughout", _LOST, _no_response("ConnectionClosedError")),
+        ("No response in time, throughout", _SILENCE, _no_response("ReadTimeoutError")),
     )
     for what, fault, expected in faults:
         if fault is _LOST and on is On.TOKEN_WRITE:
@@ -799,7 +1121,7 @@ def _lasting(on: On, internal: str, tries: int, requests: int) -> Iterator[AwsFa
 
 
 def _refused_by_aws(on: On, what: str, code: str, heals: str, requests: int = 0) -> AwsFault:
-    """An answer that no retry would change."""
+    """A response that no retry would change."""
     return AwsFault(
         on=on,
         what=what,
@@ -827,12 +1149,12 @@ def _unreadable(what: str, code: str) -> AwsFault:
 AWS_FAULTS: Final[tuple[AwsFault, ...]] = (
     *_overcome(On.SECRET, "InternalServiceError"),
     *_lasting(On.SECRET, "InternalServiceError", _SECRET_TRIES, requests=0),
-    _refused_by_aws(On.SECRET, "Access denied", "AccessDeniedException", _POLICY_MENDED),
+    _refused_by_aws(On.SECRET, "Access denied", "AccessDeniedException", _POLICY_FIXED),
     _refused_by_aws(
         On.SECRET,
         "KMS does not decrypt: `DecryptionFailure`",
         "DecryptionFailure",
-        _KEY_MENDED,
+        _KEY_FIXED,
     ),
     _refused_by_aws(
         On.SECRET,
@@ -857,22 +1179,22 @@ AWS_FAULTS: Final[tuple[AwsFault, ...]] = (
     *_lasting(On.TOKEN_WRITE, "InternalServerError", _WRITE_TRIES, requests=1),
     AwsFault(
         on=On.TOKEN_WRITE,
-        what="The answer is lost throughout: the token is stored, but the run cannot know",
+        what="The response is lost throughout: the token is stored, but the run cannot know",
         fault=_LOST,
         calls=_WRITE_TRIES,
         requests=1,
         is_replaced=True,
         heals="with the next run, which finds it",
-        **_no_answer("ConnectionClosedError"),
+        **_no_response("ConnectionClosedError"),
     ),
     _refused_by_aws(
-        On.TOKEN_WRITE, "Access denied", "AccessDeniedException", _POLICY_MENDED, requests=1
+        On.TOKEN_WRITE, "Access denied", "AccessDeniedException", _POLICY_FIXED, requests=1
     ),
     _refused_by_aws(
         On.TOKEN_WRITE,
         "The key is disabled: `InvalidKeyId`",
         "InvalidKeyId",
-        _KEY_MENDED,
+        _KEY_FIXED,
         requests=1,
     ),
     _refused_by_aws(
@@ -893,7 +1215,7 @@ AWS_FAULTS: Final[tuple[AwsFault, ...]] = (
     _survived(On.HOLDS_READ, "Throttled throughout", _THROTTLED, _READ_TRIES),
     _survived(On.HOLDS_WRITE, "Access denied", _code("AccessDeniedException"), 2),
     _survived(On.HOLDS_WRITE, "Throttled throughout", _THROTTLED, 2 * _READ_TRIES),
-    _survived(On.HOLDS_WRITE, "The answer is lost once", {**_LOST, "times": 1}),
+    _survived(On.HOLDS_WRITE, "The response is lost once", {**_LOST, "times": 1}),
 )
 
 
@@ -906,9 +1228,9 @@ _INTRODUCTION: Final = """\
 
 What the broker does when Enable or AWS misbehave. The tests run each row: the token endpoint's
 with the real HTTP client against a real socket, those of AWS with the real boto3 client against
-the embedded AWS, a fault proxy between them. Each test looks at the stored token, the requests
+the embedded AWS, a fault proxy between them. Each test checks the stored token, the requests
 made, the state, reason and cause reported, what later runs wait for and what a caller gets, and
-searches everything that was said for the client secret and for tokens.
+searches all output for the client secret and for tokens.
 
 In every row there is one grant. Its token is due and lives 5 minutes more.
 
@@ -916,16 +1238,22 @@ In every row there is one grant. Its token is due and lives 5 minutes more.
 
 | column | meaning |
 | --- | --- |
-| asked again? | whether the same run asks Enable (below: AWS) again, after a short, growing wait |
+| requested again? | whether the same run sends the request again, after a short, growing wait |
 | logged reason | the `reason` in log line and summary; see [operate.md](operate.md#alarms) |
 | the stored token | `untouched`, to the letter, or `replaced` by the new one |
 | callers get | what `GET /tokens/{grant}` hands out |
-| it heals | when a failure is over, without a human unless it says so |
+| it recovers | when a failure is over, without a human unless it says so |
 
 **The old token** serves until it expires. Then, or if none was stored, callers get `503` with
-`Retry-After`. **Next run**: within a minute, with the default schedule. **Backs off**: asked again
-about 1, 2, 4, 8, then every 15 minutes, and at once when the secret or `grants.toml` changes or a
-run is forced. *One grant* or *all*: whether only this grant waits or all of the connection.
+`Retry-After`. **Next run**: within a minute, with the default schedule. **Backs off**: requested
+again after about 1, 2, 4, 8, then every 15 minutes, and at once when the secret or `grants.toml`
+changes or a run is forced. *One grant* or *all*: whether this grant alone waits, or its connection.
+
+## Differences between token responses
+
+A difference that has no meaning in JSON or in RFC 6749 changes nothing; one that leaves the
+meaning in doubt is refused.
+
 """
 _HEADINGS: Final = {
     On.SECRET: "AWS: the client secret is read (`GetSecretValue`)",
@@ -936,7 +1264,7 @@ _HEADINGS: Final = {
 }
 _NOTES: Final = {
     On.TOKEN_READ: "The vendor reads with a role of its own. Where the fault meets it too, it "
-    "vends the token that it remembers, and answers `503` with `Retry-After` if it remembers none.",
+    "vends the token that it remembers, and returns `503` with `Retry-After` if it remembers none.",
     On.TOKEN_WRITE: "The token that could not be stored is lost; a later run asks for another.",
 }
 
@@ -982,22 +1310,32 @@ VEND_FAULTS: Final = (
 """What the vend function meets alone: what happens, what callers get, recovery, its test."""
 
 
+def _differences() -> str:
+    """What is tolerated in a token response, and what is not."""
+    lines = ["| the response has | tolerated? | why |\n", "| --- | --- | --- |\n"]
+    for row in UPSTREAM_FAULTS:
+        if row.why:
+            verdict = "yes" if row.is_replaced else f"no: `{row.reason}`"
+            lines.append(f"| {row.what} | {verdict} | {row.why} |\n")
+    return "".join(lines)
+
+
 def _upstream_cells(row: UpstreamFault) -> Sequence[str]:
     return (
         row.what,
-        _asked_again(row),
+        _requested_again(row),
         f"`{row.reason}`" if row.reason else "none",
         *_what_is_left(is_replaced=row.is_replaced),
         _heals(row),
     )
 
 
-def _asked_again(row: UpstreamFault) -> str:
+def _requested_again(row: UpstreamFault) -> str:
     if row.secret_stages:
         others = " and ".join(row.secret_stages[: row.attempts - 1])
         return f"with the secret's {others}"
     if row.waits:
-        return f"{row.attempts - 1} times, as far apart as Enable asks"
+        return f"{row.attempts - 1} times, as far apart as Enable requests"
     if row.attempts > 1:
         return f"{row.attempts - 1} times"
     return "no"
@@ -1007,9 +1345,9 @@ def _heals(row: UpstreamFault) -> str:
     if row.state is State.UNCHANGED:
         return "next run"
     if row.state is not State.FAILED:
-        return "no need"
+        return "nothing failed"
     if row.hold is Hold.ASKED:
-        return f"after the {_length(row.held_seconds)} asked for, all"
+        return f"after the requested {_length(row.held_seconds)}, all"
     if row.hold is Hold.NONE:
         return "in this run, or the next"
     return f"backs off, {'one grant' if row.hold is Hold.GRANT else 'all'}"
@@ -1018,7 +1356,7 @@ def _heals(row: UpstreamFault) -> str:
 def _length(seconds: float) -> str:
     if seconds >= LONGEST_HOLD_SECONDS:
         return "15 minutes (of more)"
-    return f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.0f} minutes"
+    return f"{seconds:g} seconds" if seconds < 60 else f"{seconds / 60:.0f} minutes"
 
 
 def _aws_cells(row: AwsFault) -> Sequence[str]:
@@ -1030,7 +1368,7 @@ def _aws_cells(row: AwsFault) -> Sequence[str]:
         "no" if is_ignored or not retries else "once" if retries == 1 else f"{retries} times",
         f"`{row.reason}`" if row.reason else "none",
         *_what_is_left(is_replaced=row.is_replaced),
-        row.heals if row.reason else "no need",
+        row.heals if row.reason else "nothing failed",
     )
 
 
@@ -1045,7 +1383,7 @@ def _table(again: str, rows: Iterable[Sequence[str]]) -> str:
         "logged reason",
         "the stored token",
         "callers get",
-        "it heals",
+        "it recovers",
     )
     lines = [headings, ["---"] * len(headings), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
@@ -1062,14 +1400,14 @@ def _vend_table() -> str:
 
 def page() -> str:
     """The text of docs/faults.md."""
-    parts = [_INTRODUCTION]
+    parts = [_INTRODUCTION + _differences()]
     for group in dict.fromkeys(row.group for row in UPSTREAM_FAULTS):
         rows = (_upstream_cells(row) for row in UPSTREAM_FAULTS if row.group == group)
-        parts.append(f"## {group}\n\n{_table('asked again?', rows)}")
+        parts.append(f"## {group}\n\n{_table('requested again?', rows)}")
     for on, heading in _HEADINGS.items():
         rows = (_aws_cells(row) for row in AWS_FAULTS if row.on is on)
         note = f"{_NOTES[on]}\n\n" if on in _NOTES else ""
-        parts.append(f"## {heading}\n\n{note}{_table('AWS asked again?', rows)}")
+        parts.append(f"## {heading}\n\n{note}{_table('AWS requested again?', rows)}")
     parts.append(f"## The vend function\n\n{_vend_table()}")
     return "\n".join(parts)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 from unittest.mock import MagicMock
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -35,9 +36,10 @@ from tests.faults.conftest import (
 from tests.faults.fault_server import (
     NEVER_SHOWN,
     Certificates,
+    ConnectProxy,
     FaultServer,
     closed_port,
-    full_backlog,
+    dead_port,
 )
 from tests.faults.fault_table import SOUND, UPSTREAM_FAULTS, Hold, UpstreamFault, Where
 from token_broker.aws import describe_fault
@@ -46,8 +48,9 @@ from token_broker.grants import Grant
 from token_broker.models import StoredToken
 from token_refresher.credentials import CURRENT, ClientCredentials, SecretVersion
 from token_refresher.enable import endpoint as endpoint_module
-from token_refresher.enable.deadline import PoolManager
+from token_refresher.enable import http_client
 from token_refresher.enable.endpoint import TokenEndpoint
+from token_refresher.enable.http_client import HttpClient
 from token_refresher.enable.models import Issued, TokenRequest
 from token_refresher.holds import Holds
 from token_refresher.outcomes import State
@@ -232,7 +235,19 @@ def _url_of(
         if row.where is Where.CLOSED_PORT:
             yield stack.enter_context(closed_port()), None
         elif row.where is Where.FULL_BACKLOG:
-            yield stack.enter_context(full_backlog()), None
+            port = stack.enter_context(dead_port())
+            yield f"http://127.0.0.1:{port}/oauth2/token", None
+        elif row.where is Where.DEAD_ADDRESSES:
+            server = stack.enter_context(FaultServer(row.script))
+            ports = [stack.enter_context(dead_port()) for _ in range(4)]
+            ports.append(urlsplit(server.url).port or 0)
+            addresses = [
+                (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", p)) for p in ports
+            ]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: list(addresses))
+            yield "http://token-endpoint.invalid/oauth2/token", server
+        elif row.where in {Where.PROXY, Where.PROXY_REFUSES, Where.NO_PROXY_THERE}:
+            yield stack.enter_context(_behind_proxy(row, certificates, monkeypatch))
         elif row.where is Where.NO_DNS:
 
             def unknown(*_arguments: object) -> None:
@@ -258,6 +273,34 @@ def _url_of(
             yield server.url, server
 
 
+@contextlib.contextmanager
+def _behind_proxy(
+    row: UpstreamFault, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, FaultServer | None]]:
+    """A host that only a proxy finds."""
+    host = "token-endpoint.invalid"
+    for name in ("https_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with ExitStack() as stack:
+        if row.where is Where.NO_PROXY_THERE:
+            monkeypatch.setenv("HTTPS_PROXY", stack.enter_context(closed_port()))
+            yield f"https://{host}/oauth2/token", None
+            return
+        refusal = b"407 No" if row.where is Where.PROXY_REFUSES else b""
+        proxy = stack.enter_context(ConnectProxy(refusal))
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
+        context = certificates.context(host=host)
+
+        def greet(sock: socket.socket, _stop: threading.Event) -> socket.socket:
+            return context.wrap_socket(sock, server_side=True)
+
+        server = stack.enter_context(FaultServer(row.script or (SOUND,), greet=greet))
+        port = urlsplit(server.url).port
+        yield f"https://{host}:{port}/oauth2/token", server
+        assert {line.split()[1] for line in proxy.requests} == {f"{host}:{port}"}
+
+
 def _wire_vendor(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the vend function read the same store."""
     monkeypatch.setattr(vendor_app, "get_session", MagicMock())
@@ -279,17 +322,16 @@ def broker(
     if row.is_hurried:
         hurried = timedelta(seconds=HURRIED_SECONDS)
         monkeypatch.setattr(endpoint_module, "CONNECT_TIMEOUT", hurried)
+        monkeypatch.setattr(http_client, "CONNECT_TIMEOUT", hurried)
         monkeypatch.setattr(endpoint_module, "ATTEMPT_TIMEOUT", hurried)
     waits: list[float] = []
     clock = Clock()
     with _url_of(row, certificates, monkeypatch) as (url, server):
-        pool = PoolManager(maxsize=8)
-        endpoint = TokenEndpoint(url, pool=pool, now=clock, sleep=waits.append)
+        endpoint = TokenEndpoint(url, http=HttpClient(), now=clock, sleep=waits.append)
         broker = Broker(row, server, handler, WatchedEndpoint(endpoint), waits, clock)
         broker.store.tokens[GRANT] = old_token(clock())
         _wire_vendor(broker, monkeypatch)
         yield broker
-        pool.clear()
         forget(vendor_app)
 
 

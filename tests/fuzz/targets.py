@@ -24,7 +24,7 @@ from enable_broker_client.errors import BrokerClientError, NotNow
 from enable_broker_client.signing import Signer
 from enable_broker_client.source import TokenSource
 from tests.fuzz import inputs
-from tests.fuzz.memory_http import ClientTransport, refreshers_pool
+from tests.fuzz.memory_http import ClientTransport, refreshers_http
 from tests.unit.fakes import (
     NOW,
     SECRET,
@@ -62,8 +62,8 @@ from token_refresher import app as refresher_app
 from token_refresher.check_grants import faults
 from token_refresher.credentials import SecretReader
 from token_refresher.enable.acceptance import accept
-from token_refresher.enable.deadline import PoolManager
 from token_refresher.enable.endpoint import LONGEST_WAIT, MAX_ATTEMPTS, TokenEndpoint
+from token_refresher.enable.http_client import HttpClient
 from token_refresher.holds import CLAIM_LASTS, LONGEST_HOLD, Holds, ParameterHoldStore
 from token_vendor import app as vendor_app
 from token_vendor.refresh_starter import RefreshStarter
@@ -230,13 +230,13 @@ def check_grants(toml: str) -> None:
 # ── The token endpoint ───────────────────────────────────────────────────────────────────────────
 
 
-def check_answer(data: bytes, url: str = "", pool: PoolManager | None = None) -> None:
+def check_answer(data: bytes, url: str = "", http: HttpClient | None = None) -> None:
     """An answer is a token worth storing, or one of the declared errors.
 
     Args:
         data: the answer's bytes, read from memory.
-        url: of a server that gives the answer instead, through `pool`.
-        pool: the refresher's.
+        url: of a server that gives the answer instead, through `http`.
+        http: the refresher's client.
     """
     clock, waits = FakeClock(), list[float]()
     ends = clock() + seconds(50)
@@ -247,7 +247,7 @@ def check_answer(data: bytes, url: str = "", pool: PoolManager | None = None) ->
 
     endpoint = TokenEndpoint(
         url or LOOPBACK,
-        pool=pool or refreshers_pool(data),
+        http=http or refreshers_http(data),
         now=clock,
         sleep=sleep,
         jitter=lambda: 0.5,
@@ -273,9 +273,8 @@ def _check_refusal(error: TokenEndpointError, waits: list[float]) -> None:
     assert len(str(error)) < 500
     assert error.attempts <= MAX_ATTEMPTS
     assert all(0 <= wait <= LONGEST_WAIT.total_seconds() for wait in waits)
-    if isinstance(error, TokenEndpointUnavailable):
-        assert error.retry_after is None or error.retry_after >= timedelta()
-    elif not isinstance(error, InvalidTokenResponse):
+    assert error.retry_after is None or error.retry_after >= timedelta()
+    if not isinstance(error, TokenEndpointUnavailable | InvalidTokenResponse):
         assert error.attempts == 1
 
 
@@ -306,7 +305,10 @@ def check_secret(text: str) -> None:
         [said] = _run(refresh, {}).values()
     if said["state"] == "renewed":
         [request] = broker.endpoint.requests
-        written, sent = json.loads(text), parse_qs(request.form().decode(), strict_parsing=True)
+        written, sent = (
+            json.loads(text.removeprefix("\ufeff")),
+            parse_qs(request.form().decode(), strict_parsing=True),
+        )
         for name in ("client_id", "client_secret", "dealtrack_registration_id"):
             assert sent[name] == [written[name]]
     else:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.fuzz import inputs
 from tests.fuzz.targets import TARGETS, Target, check_answer
-from token_refresher.enable.deadline import PoolManager
+from token_refresher.enable.http_client import HttpClient
 
 
 def always_the_same(number: int) -> settings:
@@ -67,12 +67,13 @@ def server() -> Iterator[tuple[str, Callable[[bytes], None]]]:
 
 
 def test_law_of_the_token_endpoint_s_answers_holds_over_a_real_socket() -> None:
-    with server() as (url, give), PoolManager() as pool:
+    http = HttpClient()
+    with server() as (url, give):
 
         @always_the_same(60)
         @given(inputs.http_answers(inputs.token_answers | inputs.refusals))
         def check(data: bytes) -> None:
             give(data)
-            check_answer(data, url, pool)
+            check_answer(data, url, http)
 
         check()

@@ -32,12 +32,16 @@ MODULES: Final = {
     "token_vendor.api_event": ("test_api_event", "test_vendor_app"),
     "token_vendor.vend": ("test_vend", "test_vendor_app"),
     "token_refresher.credentials": ("test_credentials",),
+    "token_refresher.enable.connections": ("test_enable_http_client",),
     "token_refresher.enable.deadline": ("test_enable_deadline",),
     "token_refresher.holds": ("test_holds",),
     "token_refresher.refresh": _RUN[:2],
     "token_refresher.refresh_request": ("test_refresh_request",),
     "token_refresher.renewal": _RUN,
     "token_refresher.enable.endpoint": ("test_enable_endpoint",),
+    "token_refresher.enable.http_client": ("test_enable_http_client",),
+    "token_refresher.enable.responses": ("test_enable_responses",),
+    "token_refresher.enable.route": ("test_enable_route",),
     "token_refresher.enable.validation": ("test_enable_validation",),
 }
 """What is mutated, and the tests that have to kill it."""

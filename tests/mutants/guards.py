@@ -30,7 +30,8 @@ _ACCEPTANCE: Final = (
     "token_refresher/enable/acceptance.py",
     ("test_enable_acceptance.py", "test_laws.py"),
 )
-_ENDPOINT: Final = ("token_refresher/enable/endpoint.py", ("test_enable_endpoint.py",))
+_HTTP_CLIENT: Final = ("token_refresher/enable/http_client.py", ("test_enable_http_client.py",))
+_RESPONSES: Final = ("token_refresher/enable/responses.py", ("test_enable_responses.py",))
 _HIDDEN: Final = "field(repr=False)"
 _SHOWN: Final = "field()"
 
@@ -109,7 +110,16 @@ AUTHORISATION: Final = [
             "is_for_this = token is not None",
         ),
     ),
-    *_of(_ENDPOINT, ("redirect=False", "redirect=True"), ("retries=False", "retries=3")),
+    *_of(
+        _HTTP_CLIENT,
+        ("retries=False,\n        redirect=False,", "retries=3,"),
+        ("retries=False,\n", "retries=3,\n"),
+        ('"Connection": "close"', ""),
+    ),
+    *_of(
+        ("token_refresher/enable/connections.py", ("test_enable_http_client.py",)),
+        ("if not 100 <= line[1] < 200 or", "if line[1] != 100 or"),
+    ),
     *_of(
         ("grants.py", ("test_grants.py", "test_check_grants.py")),
         ("http://(127", "http://([a-z.]+|127"),
@@ -168,11 +178,15 @@ MASKING: Final = [
         ),
     ),
     *_of(
-        _ENDPOINT,
-        ("    if code not in OAUTH_ERRORS:", "    if False:"),
+        _RESPONSES,
+        ('with an unregistered error code", "unknown_error"', 'with an unregistered code", code'),
+        ("            fault = str(error)", "            fault = str(response.body)"),
+    ),
+    *_of(
+        _HTTP_CLIENT,
         (
-            "fault = _timed_out() if passed.is_set() else _unreachable(error)",
-            "raise _timed_out() if passed.is_set() else _unreachable(error)",
+            "                fault = _kind(error)\n",
+            "                raise NoResponse(_kind(error))\n",
         ),
         ('logging.getLogger("urllib3.connection").setLevel(logging.CRITICAL)', ""),
     ),
@@ -213,7 +227,7 @@ EXPIRY: Final = [
             "token.expires_at - token.issued_at <= MAX_LIFETIME",
         ),
     ),
-    *_of(_ENABLE_MODELS, ("and int(self.expires_in) <= 0", "and False")),
+    *_of(_ENABLE_MODELS, ("not self._seconds >= 1", "False")),
     *_of(
         _EXPIRY,
         ("        ends.append(jwt.expires_at)\n", "        pass\n"),

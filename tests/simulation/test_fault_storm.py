@@ -21,6 +21,7 @@ import urllib3
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ReadTimeoutError
+from urllib3 import HTTPHeaderDict
 
 from token_broker.aws import CLIENT_CONFIG, WRITER_CONFIG, describe_fault
 from token_broker.errors import NoLiveToken
@@ -28,6 +29,7 @@ from token_broker.grants import Grant
 from token_broker.token_store import ParameterTokenStore
 from token_refresher.credentials import SecretReader
 from token_refresher.enable.endpoint import TokenEndpoint
+from token_refresher.enable.http_client import HttpClient, NoResponse, Response
 from token_refresher.holds import ParameterHoldStore
 from token_refresher.outcomes import State
 from token_refresher.refresh import Refresher
@@ -100,35 +102,39 @@ class World:
         parameter = {"Name": name, "Value": versions[number - 1], "Version": number}
         return _aws(request, 200, {"Parameter": parameter})
 
-    # Enable, as the token endpoint's connection pool sees it.
+    # Enable, as the token endpoint's HTTP client sees it.
 
-    def request(self, _method: str, _url: str, *, body: bytes, **_: object) -> urllib3.HTTPResponse:
-        kind = self.fault(body.decode(), ("503", "reset", "429", "html"))
+    def enable_response(self, request: bytes) -> Response:
+        kind = self.fault(request.decode(), ("503", "reset", "429", "html"))
         if kind == "reset":
-            raise urllib3.exceptions.ProtocolError("reset")
+            raise NoResponse("connection")
         if kind == "503":
-            return _answer(503)
+            return Response(status=503)
         if kind == "429":
-            return _answer(429, headers={"Retry-After": "30"})
+            return Response(status=429, headers=HTTPHeaderDict({"Retry-After": "30"}))
         if kind == "html":
-            return _answer(200, "<html>")
+            return Response(status=200, body=b"<html>")
         token = f"token-{len(self.issued)}"
         self.issued[token] = self.now + LIFETIME
-        answer = {"access_token": token, "token_type": "bearer", "expires_in": 900}
-        return _answer(200, json.dumps(answer))
+        fields = {"access_token": token, "token_type": "bearer", "expires_in": 900}
+        return Response(status=200, body=json.dumps(fields).encode())
 
 
-def _answer(
-    status: int, body: str = "", headers: dict[str, str] | None = None
-) -> urllib3.HTTPResponse:
-    return urllib3.HTTPResponse(
-        io.BytesIO(body.encode()), headers, status=status, preload_content=False
-    )
+class WorldsHttp(HttpClient):
+    """Sends requests to the Enable of a world, not to a network."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def request(self, _method: str, _url: str, *, body: bytes, **_: object) -> Response:  # type: ignore[override]
+        return self._world.enable_response(body)
 
 
 def _aws(request: AWSPreparedRequest, status: int, body: dict[str, object]) -> AWSResponse:
     headers = {"Content-Type": "application/x-amz-json-1.1"}
-    return AWSResponse(request.url, status, headers, _answer(status, json.dumps(body)))
+    raw = urllib3.HTTPResponse(io.BytesIO(json.dumps(body).encode()), preload_content=False)
+    return AWSResponse(request.url, status, headers, raw)
 
 
 @contextmanager
@@ -174,7 +180,7 @@ def play(seed: int) -> tuple[World, Counter[str]]:
         endpoints={
             "default": TokenEndpoint(
                 "https://enable.invalid/oauth2/token",
-                pool=world,
+                http=WorldsHttp(world),
                 now=lambda: world.now,
                 sleep=lambda _seconds: None,
             )

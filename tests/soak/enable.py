@@ -9,7 +9,7 @@ import urllib3
 
 from local.embedded_aws import free_port
 from local.enable_stand_in import Client, EnableStandIn
-from tests.faults.fault_server import Exchange, FaultServer, Step, answer
+from tests.faults.fault_server import Exchange, FaultServer, Step, respond
 from tests.faults.fault_table import UpstreamFault
 from tests.soak.record import Record, jwt_facts, now
 
@@ -110,7 +110,7 @@ class Enable:
         if got.status == 200:
             facts = jwt_facts(body["access_token"]) | {"lifetime": lifetime}
         self._tell(exchange, at, status=got.status, error=body.get("error"), **facts)
-        return answer(got.status, got.data)(exchange)
+        return respond(got.status, got.data)(exchange)
 
     def _tell(self, exchange: Exchange, at: float, **facts: object) -> None:
         scope = " ".join(sorted(exchange.form.get("scope", "").split()))

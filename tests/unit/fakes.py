@@ -25,6 +25,7 @@ from token_broker.errors import GrantBlocked, TokenRequestRejected
 from token_broker.grants import DEFAULT_CONNECTION, Grant
 from token_broker.models import StoredToken
 from token_refresher.credentials import CURRENT, ClientCredentials, SecretVersion
+from token_refresher.enable.http_client import HttpClient, Response
 from token_refresher.enable.models import Issued, TokenRequest, TokenResponse
 from token_refresher.holds import Hold, Holds
 from token_refresher.outcomes import Outcome, causes_of_failure
@@ -388,32 +389,28 @@ def states(outcomes: dict[str, Outcome]) -> dict[str, str]:
     return {name: outcome.state.value for name, outcome in outcomes.items()}
 
 
-def answer(
-    status: int, body: bytes | Mapping[str, object] = b"", headers: Mapping[str, str] | None = None
-) -> urllib3.HTTPResponse:
-    """A real urllib3 response that reads from memory."""
+def returned(
+    status: int,
+    body: bytes | Mapping[str, object] | list[object] = b"",
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A response of the token endpoint."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return urllib3.HTTPResponse(
-        body=io.BytesIO(data),
-        headers={"Content-Length": str(len(data)), **(headers or {})},
-        status=status,
-        preload_content=False,
-        request_method="POST",
-    )
+    return Response(status=status, body=data, headers=urllib3.HTTPHeaderDict(headers))
 
 
-type Scripted = urllib3.BaseHTTPResponse | Exception | Callable[[], urllib3.BaseHTTPResponse]
+type Scripted = Response | Exception | Callable[[], Response]
 
 
-class FakePool(urllib3.PoolManager):
-    """Gives scripted answers, or raises them; keeps what was asked."""
+class FakeHttp(HttpClient):
+    """Returns scripted responses, or raises them; keeps what was requested."""
 
     def __init__(self, *script: Scripted) -> None:
         super().__init__()
         self.script = list(script)
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
 
-    def request(self, method: str, url: str, **options: Any) -> urllib3.BaseHTTPResponse:  # type: ignore[override]
+    def request(self, method: str, url: str, **options: Any) -> Response:
         self.requests.append((method, url, options))
         scripted = self.script.pop(0)
         if isinstance(scripted, Exception):

@@ -44,10 +44,15 @@ def test_form_encoding_round_trips_any_text(
         ("0900", seconds(900)),
         (10**50, timedelta(days=365)),
         ("9" * 12, timedelta(days=365)),
+        (3600.0, seconds(3600)),
+        (3600.9, seconds(3600)),
+        (1.0, seconds(1)),
+        (float("inf"), timedelta(days=365)),
+        (" 3600.5 ", seconds(3600)),
     ],
 )
 def test_lifetime_is_a_duration_that_cannot_overflow(
-    expires_in: int | str | None, lifetime: timedelta | None
+    expires_in: float | str | None, lifetime: timedelta | None
 ) -> None:
     response = TokenResponse(access_token="t", token_type="BEARER", expires_in=expires_in)
     assert response.lifetime == lifetime
@@ -70,10 +75,15 @@ def test_lifetime_is_a_duration_that_cannot_overflow(
         (TOKEN, "Bearer", "6e1", "expires_in"),
         (TOKEN, "Bearer", "٣٦٠٠", "expires_in"),
         (TOKEN, "Bearer", "9" * 13, "expires_in"),
+        (TOKEN, "Bearer", 0.99, "expires_in"),
+        (TOKEN, "Bearer", "0.99", "expires_in"),
+        (TOKEN, "Bearer", "1 hour", "expires_in"),
+        (TOKEN, "Bearer", float("nan"), "expires_in"),
+        (TOKEN, "Bearer", float("-inf"), "expires_in"),
     ],
 )
 def test_unusable_response_is_refused_without_quoting_it(
-    token: str, token_type: str, expires_in: int | str, named: str
+    token: str, token_type: str, expires_in: float | str, named: str
 ) -> None:
     with pytest.raises(ValueError, match=f"^{named} ") as caught:
         TokenResponse(access_token=token, token_type=token_type, expires_in=expires_in)

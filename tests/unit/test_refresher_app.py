@@ -307,7 +307,7 @@ def test_wiring_follows_the_environment_and_is_done_once(environment: None) -> N
     assert secrets.meta.service_model.service_name == "secretsmanager"
 
 
-def test_every_connection_of_the_file_has_its_endpoint_and_all_share_a_pool(
+def test_every_connection_of_the_file_has_its_endpoint_and_all_share_an_http_client(
     environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uat = Connection(token_url="https://uat.example/oauth2/token")
@@ -320,7 +320,7 @@ def test_every_connection_of_the_file_has_its_endpoint_and_all_share_a_pool(
         "default": "https://api.example/oauth2/token",
         "uat": "https://uat.example/oauth2/token",
     }
-    assert endpoints["uat"]._pool is endpoints["default"]._pool
+    assert endpoints["uat"]._http is endpoints["default"]._http
 
 
 def test_unset_variable_fails_the_invocation_by_its_name(

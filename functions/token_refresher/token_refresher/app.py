@@ -23,8 +23,8 @@ from token_broker.metrics import emit
 from token_broker.models import rfc3339
 from token_broker.token_store import ParameterTokenStore
 from token_refresher.credentials import SecretReader
-from token_refresher.enable.deadline import PoolManager
 from token_refresher.enable.endpoint import TokenEndpoint
+from token_refresher.enable.http_client import HttpClient
 from token_refresher.holds import ParameterHoldStore
 from token_refresher.outcomes import Outcome, State, causes_of_failure
 from token_refresher.refresh import Refresher
@@ -74,12 +74,12 @@ def _refresher() -> Refresher:
     session = boto3.Session()
     ssm = session.client("ssm", config=CLIENT_CONFIG)
     secrets = session.client("secretsmanager", config=CLIENT_CONFIG)
-    pool = PoolManager(maxsize=config.parallelism)
+    http = HttpClient()
     urls = {name: connection.token_url for name, connection in file.connections.items()}
     urls[DEFAULT_CONNECTION] = config.token_url
     return Refresher(
         grants=file.grants,
-        endpoints={name: TokenEndpoint(url, pool=pool) for name, url in urls.items()},
+        endpoints={name: TokenEndpoint(url, http=http) for name, url in urls.items()},
         store=ParameterTokenStore(
             ssm,
             writer=session.client("ssm", config=WRITER_CONFIG),

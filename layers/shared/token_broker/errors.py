@@ -13,7 +13,7 @@ BrokerError
 ├── GrantBlocked                  503 + Retry-After: an operator has stopped the grant
 ├── CorruptStoredToken            a parameter that holds no stored token: counts as none
 ├── TokenEndpointError
-│   ├── TokenEndpointUnavailable  network, 429, 5xx: try again
+│   ├── TokenEndpointUnavailable  network, 408, 425, 429, 5xx: try again
 │   ├── TokenRequestRejected      an OAuth error: alarm, do not retry
 │   └── InvalidTokenResponse      not a usable token: alarm
 └── RenewalFailed                 a refresh run that left a due grant without a new token
@@ -117,19 +117,7 @@ class TokenEndpointError(BrokerError):
     Attributes:
         reason: a short, fixed word for metrics and logs (`invalid_client`, `timeout` …).
         attempts: requests made before giving up.
-    """
-
-    def __init__(self, message: str, *, reason: str, attempts: int = 1) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.attempts = attempts
-
-
-class TokenEndpointUnavailable(TokenEndpointError):
-    """Network failure, time-out, 429 or 5xx: the same request may succeed later.
-
-    Attributes:
-        retry_after: what a `Retry-After` header asked for, if one was sent.
+        retry_after: what a `Retry-After` header requested, if one was sent.
     """
 
     def __init__(
@@ -140,19 +128,26 @@ class TokenEndpointUnavailable(TokenEndpointError):
         attempts: int = 1,
         retry_after: timedelta | None = None,
     ) -> None:
-        super().__init__(message, reason=reason, attempts=attempts)
+        super().__init__(message)
+        self.reason = reason
+        self.attempts = attempts
         self.retry_after = retry_after
 
 
-class TokenRequestRejected(TokenEndpointError):
-    """The endpoint answered with an OAuth error (RFC 6749 section 5.2).
+class TokenEndpointUnavailable(TokenEndpointError):
+    """Network failure, time-out, 408, 425, 429 or 5xx: the same request may succeed later."""
 
-    `reason` is the wire code; an unregistered one is reported as `unknown_error`.
+
+class TokenRequestRejected(TokenEndpointError):
+    """The endpoint returned an OAuth error (RFC 6749 section 5.2), or another 4xx.
+
+    `reason` is the wire code, `invalid_client` for any 401; an unregistered code is reported as
+    `unknown_error`.
     """
 
 
 class InvalidTokenResponse(TokenEndpointError):
-    """The answer is not the token that was asked for (RFC 6749 section 5.1)."""
+    """The response is not the token that was requested (RFC 6749 section 5.1)."""
 
 
 class RenewalFailed(BrokerError):

@@ -11,7 +11,9 @@ from urllib.parse import urlencode
 
 from token_broker.models import is_visible_ascii
 
-_EXPIRES_IN_DIGITS: Final = re.compile(r"[0-9]{1,12}")
+_EXPIRES_IN_TEXT: Final = re.compile(r" *[0-9]{1,12}(\.[0-9]*)? *")
+_LONGEST_SECONDS: Final = 31_536_000
+"""A year: so much of `expires_in` counts at most, so that no number overflows a duration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,7 @@ class TokenResponse:
     _: KW_ONLY
     access_token: str = field(repr=False)
     token_type: str
-    expires_in: int | str | None = None
+    expires_in: int | float | str | None = None
     scope: str | None = None
 
     def __post_init__(self) -> None:
@@ -56,17 +58,23 @@ class TokenResponse:
             raise ValueError("access_token is empty or holds characters that no header may carry")
         if self.token_type.lower() != "bearer":
             raise ValueError("token_type is not bearer")
-        if isinstance(self.expires_in, str) and not _EXPIRES_IN_DIGITS.fullmatch(self.expires_in):
-            raise ValueError("expires_in is not a whole number of seconds")
-        if self.expires_in is not None and int(self.expires_in) <= 0:
-            raise ValueError("expires_in is not positive")
+        if isinstance(self.expires_in, str) and not _EXPIRES_IN_TEXT.fullmatch(self.expires_in):
+            raise ValueError("expires_in is not a number of seconds")
+        if self.expires_in is not None and not self._seconds >= 1:  # NaN too
+            raise ValueError("expires_in is less than a second")
 
     @property
     def lifetime(self) -> timedelta | None:
-        """`expires_in` as a duration, cut to a year so that no number overflows it."""
+        """`expires_in` as a duration in whole seconds, a fraction cut off; at most a year."""
         if self.expires_in is None:
             return None
-        return timedelta(seconds=min(int(self.expires_in), 31_536_000))
+        return timedelta(seconds=int(self._seconds))
+
+    @property
+    def _seconds(self) -> float:
+        """`expires_in` as a number, whatever form of JSON number or text it has."""
+        value = self.expires_in or 0
+        return min(float(value) if isinstance(value, str) else value, _LONGEST_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

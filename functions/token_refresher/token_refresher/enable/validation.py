@@ -10,10 +10,14 @@ from pydantic import TypeAdapter, ValidationError
 def validate_json[Record](adapter: TypeAdapter[Record], data: bytes | str) -> Record:
     """Parse JSON into a record; no value is converted from one type to another.
 
+    A byte order mark before the JSON is ignored (RFC 8259 section 8.1).
+
     Raises:
         ValueError: the message names each faulty field and what is wrong with it, and
             quotes nothing.
     """
+    mark = "\ufeff"
+    data = data.removeprefix(mark) if isinstance(data, str) else data.removeprefix(mark.encode())
     try:
         return adapter.validate_json(data, strict=True)
     except ValidationError as error:
