@@ -173,7 +173,7 @@ def set_secret(
 
 
 def _renew(stack: Stack, connection: str) -> None:
-    """What Secrets Manager reports by itself only where there is a CloudTrail trail."""
+    """Start what the moved label starts too: of the two runs, the second finds nothing to do."""
     name = stack.secret_name(connection)
     stack.start_refresh(
         {"source": "aws.secretsmanager", "detail-type": "broker secret set", "resources": [name]}

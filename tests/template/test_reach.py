@@ -5,7 +5,7 @@ import re
 import shlex
 from datetime import timedelta
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 
 import boto3
 import pytest
@@ -148,7 +148,10 @@ def test_by_default_there_is_nothing_but_a_deny_of_everybody_else():
             "Condition": {"StringNotEquals": {"aws:PrincipalAccount": OWNER}},
         }
     ]
-    assert resolved("TokenApi")["EndpointConfiguration"] == {"Types": ["REGIONAL"]}
+    assert resolved("TokenApi")["EndpointConfiguration"] == {
+        "Types": ["REGIONAL"],
+        "IpAddressType": "dualstack",
+    }
     stage = resolved("TokenApiv1Stage")
     assert stage["MethodSettings"] == []
     assert "AccessLogSetting" not in stage
@@ -166,8 +169,44 @@ def test_endpoints_make_the_api_private():
     api = resolved("TokenApi", VpcEndpointIds=f"{VPCE},{SECOND_VPCE}")
     assert api["EndpointConfiguration"] == {
         "Types": ["PRIVATE"],
+        "IpAddressType": "dualstack",
         "VpcEndpointIds": [VPCE, SECOND_VPCE],
     }
+
+
+# Each step is an update of the stack before it.
+ROUNDS = [
+    [{}, {"VpcEndpointIds": VPCE}, {"VpcEndpointIds": SECOND_VPCE}, {}],
+    [{}, {"CallerAccounts": LISTED}, {"CallerAccounts": LISTED, "CallerOrgId": ORG}, {}],
+    [{}, {"CallerOrgId": ORG}, {"CallerOrgId": ORG, "VpcEndpointIds": VPCE}, {}],
+]
+
+
+@pytest.mark.parametrize("steps", ROUNDS, ids=str)
+def test_each_update_changes_the_policy_and_deploys_the_stage_anew(steps: list[dict[str, str]]):
+    for before, after in pairwise(steps):
+        old, new = resources(**before), resources(**after)
+        assert policy(**before) != policy(**after)
+        (gone,) = old.keys() - new.keys()
+        (made,) = new.keys() - old.keys()
+        assert old[gone]["Type"] == new[made]["Type"] == "AWS::ApiGateway::Deployment"
+        assert new["TokenApiv1Stage"]["Properties"]["DeploymentId"] == {"Ref": made}
+        others = (old.keys() & new.keys()) - {"TokenApi", "TokenApiv1Stage"}
+        assert all(old[name] == new[name] for name in others)
+    assert resolved("TokenApi", **steps[0]) == resolved("TokenApi", **steps[-1])
+
+
+@each_combination
+def test_type_endpoints_and_mode_of_an_api_fit_each_other(parameters: dict[str, str]):
+    api = resolved("TokenApi", **parameters)
+    endpoints = parameters["VpcEndpointIds"]
+    configuration = api["EndpointConfiguration"]
+    # a private API may be reached by both kinds of address only, a public one by either
+    assert configuration["IpAddressType"] == "dualstack"
+    assert ("VpcEndpointIds" in configuration) is (configuration["Types"] == ["PRIVATE"])
+    assert configuration["Types"] == ["PRIVATE" if endpoints else "REGIONAL"]
+    assert api["Mode"] == ("merge" if endpoints else "overwrite")
+    assert ("aws:SourceVpce" in json.dumps(policy(**parameters))) is bool(endpoints)
 
 
 def test_throttling_is_of_every_method_alike():

@@ -208,6 +208,15 @@ def test_schedule_has_its_own_retry_policy_and_failures_go_to_the_queue():
     }
 
 
+def test_label_event_is_the_first_that_renews_after_a_new_secret():
+    events = template()["Resources"]["TokenRefresherFunction"]["Properties"]["Events"]
+    pattern = events["SecretChanged"]["Properties"]["Pattern"]
+    assert pattern["source"] == ["aws.secretsmanager"]
+    first, *cloudtrail = pattern["$or"]
+    assert set(first) == {"resources"}
+    assert all(set(more) == {"detail"} for more in cloudtrail)
+
+
 def test_parameters_all_have_defaults_and_descriptions_and_stand_in_a_group():
     parameters = template()["Parameters"]
     interface = template()["Metadata"]["AWS::CloudFormation::Interface"]

@@ -360,6 +360,19 @@ def test_real_change_event_renews_at_once(broker: Broker, name: str) -> None:
     assert set(states(broker.run(RefreshRequest.from_event(event(name)))).values()) == {"renewed"}
 
 
+def test_run_of_the_cloudtrail_event_finds_nothing_to_do_after_that_of_the_label_event(
+    broker: Broker,
+) -> None:
+    broker.secrets.put("v2")
+    broker.clock.wind(1)
+    label, call = event("secret_label_updated.json"), event("secret_changed_cloudtrail.json")
+    assert set(states(broker.run(RefreshRequest.from_event(label))).values()) == {"renewed"}
+    requests = len(broker.endpoint.requests)
+    broker.clock.wind(300)
+    assert set(states(broker.run(RefreshRequest.from_event(call))).values()) == {"not_due"}
+    assert len(broker.endpoint.requests) == requests
+
+
 @pytest.mark.parametrize("secret", ["", "someone-else/db", SECRET_PREFIX + "unheard-of"])
 def test_change_of_another_secret_does_nothing(broker: Broker, secret: str) -> None:
     broker.store.tokens.clear()

@@ -67,6 +67,19 @@ def test_event_that_is_not_understood_is_refused(given: object, complaint: str) 
     assert str(caught.value) == complaint
 
 
+def test_label_event_has_the_documented_shape_and_names_the_secret_of_the_api_call() -> None:
+    # AWS Secrets Manager User Guide, "Secret Label Updated event"
+    assert (LABEL["source"], LABEL["detail-type"]) == (
+        "aws.secretsmanager",
+        "Secret Label Updated",
+    )
+    assert LABEL["detail"].keys() == {"name", "labelUpdated", "versionId"}
+    assert LABEL["resources"] == [CLOUDTRAIL["detail"]["responseElements"]["arn"]]
+    assert LABEL["detail"]["name"] == CLOUDTRAIL["detail"]["requestParameters"]["secretId"]
+    token = CLOUDTRAIL["detail"]["requestParameters"]["clientRequestToken"]
+    assert LABEL["detail"]["versionId"] == token
+
+
 def with_detail(given: dict[str, Any], **parts: object) -> dict[str, Any]:
     """An event that names its secret nowhere but in these parts of its detail."""
     changed = deepcopy(given) | {"resources": []}

@@ -74,8 +74,9 @@ class RefreshRequest:
 def _changed_secret(event: Mapping[str, object]) -> str:
     """Which secret a change event is about.
 
-    CloudTrail's events name it in `responseElements` or in `additionalEventData`, as `arn`
-    in some and `aRN` in others, or as it was asked for; label events among `resources`.
+    The label event, which Secrets Manager itself sends, names it among `resources`. CloudTrail's
+    events name it in `responseElements` or in `additionalEventData`, as `arn` in some and `aRN`
+    in others, or as the request named it.
 
     Returns:
         An ARN or a name; empty if the event names none.
