@@ -53,7 +53,7 @@ def test_guided_deployment_asks_for_each_parameter_in_order_and_deploys(
 
 @pytest.mark.parametrize("page", ["README.md", "docs/deploy.md"])
 def test_documented_overrides_arrive_whole(deployed: Deployed, tmp_path: Path, page: str):
-    (example,) = re.findall(r"parameter_overrides = \[.*\]", (ROOT / page).read_text("utf-8"))
+    (example,) = re.findall(r"parameter_overrides = \[[^\]]*\]", (ROOT / page).read_text("utf-8"))
     config = tmp_path / "samconfig.toml"
     stages = (deployed.stack.source / "samconfig.toml").read_text("utf-8")
     section = "[default.deploy.parameters]\n"

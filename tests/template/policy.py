@@ -25,11 +25,17 @@ class Resolver:
     A reference to a resource is its logical id.
     """
 
-    def __init__(self, template: dict, parameters: Mapping[str, str], owner: str = OWNER) -> None:
+    def __init__(
+        self,
+        template: dict,
+        parameters: Mapping[str, str],
+        owner: str = OWNER,
+        stack: str = "broker",
+    ) -> None:
         self._conditions = template["Conditions"]
         defaults = {name: str(p["Default"]) for name, p in template["Parameters"].items()}
         resources = {name: name for name in template["Resources"]}
-        own = {"AWS::AccountId": owner}
+        own = {"AWS::AccountId": owner, "AWS::StackName": stack}
         self._values = resources | _PSEUDO | defaults | dict(parameters) | own
 
     def resolve(self, value: object) -> object:  # noqa: PLR0911 - one for each function
@@ -157,16 +163,25 @@ def matches(statement: dict, call: Call) -> bool:
     ):
         return False
     present = dict(call.context)
-    for operator, keys in statement.get("Condition", {}).items():
-        for key, wanted in keys.items():
-            if operator not in {"StringEquals", "StringLike"}:
-                raise ValueError(f"an operator that nobody has taught this evaluator: {operator}")
-            is_pattern = operator == "StringLike"
-            if key not in present:
-                return False
-            if not (_like(present[key], wanted) if is_pattern else present[key] == wanted):
-                return False
-    return True
+    return all(
+        _is_met(operator, present.get(key), wanted)
+        for operator, keys in statement.get("Condition", {}).items()
+        for key, wanted in keys.items()
+    )
+
+
+def _is_met(operator: str, actual: str | None, wanted: str | list[str]) -> bool:
+    """A condition of an Allow; each key of a request has one value here."""
+    match operator:
+        case "Null":
+            return (actual is None) is (wanted == "true")
+        case "StringEquals" | "ForAnyValue:StringEquals":
+            return actual is not None and actual in (
+                [wanted] if isinstance(wanted, str) else wanted
+            )
+        case "StringLike":
+            return actual is not None and _like(actual, wanted)
+    raise ValueError(f"an operator that nobody has taught this evaluator: {operator}")
 
 
 def _like(text: str, patterns: str | list[str]) -> bool:
