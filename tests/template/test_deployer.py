@@ -67,6 +67,11 @@ ELSEWHERE = {
 }
 """Actions of a handler that are about something else than its resource."""
 
+ITS_OWN = {
+    ("AWS::IAM::Role", "iam:GetRole"),
+    ("AWS::Lambda::LayerVersion", "lambda:GetLayerVersion"),
+}
+
 ON_EVERYTHING = {
     "sns:GetSubscriptionAttributes",
     "sns:SetSubscriptionAttributes",
@@ -195,7 +200,7 @@ def _calls(kind: str, own: list[str]) -> Iterator[Call]:
     }
     for action in dict.fromkeys(handlers(kind)):
         about = own if has_resource(action) else ["*"]
-        if action in ELSEWHERE and kind not in {"AWS::IAM::Role", "AWS::Lambda::LayerVersion"}:
+        if action in ELSEWHERE and (kind, action) not in ITS_OWN:
             about = [ELSEWHERE[action]]
         for resource in about:
             yield Call(action, resource, frozenset(context))
