@@ -5,7 +5,15 @@ says which page of AWS it follows. tests/integration/test_embedded_aws.py shows 
 would do. docs/develop.md lists what is still not as in AWS.
 """
 
-from local.embedded import api_gateway, dashboards, environments, keys, names, parameters
+from local.embedded import (
+    api_gateway,
+    dashboards,
+    environments,
+    keys,
+    names,
+    parameters,
+    transport,
+)
 
 
 def correct() -> None:
@@ -15,5 +23,7 @@ def correct() -> None:
     environments.end_alone()
     environments.survive_errors()
     keys.check_every_use()
+    names.differ_by_region()
     names.refuse_what_is_taken()
     parameters.authorize_each_name()
+    transport.counts_as_encrypted()

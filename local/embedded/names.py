@@ -3,6 +3,7 @@
 from collections.abc import Callable, Container
 from typing import Any, Final
 
+from ministack.core import responses
 from ministack.services import cloudwatch, scheduler, secretsmanager
 from ministack.services.cloudformation import provisioners
 
@@ -20,6 +21,26 @@ def refuse_what_is_taken() -> None:
     for kind, (name, taken, code) in _NAMED.items():
         handlers = provisioners._RESOURCE_HANDLERS[kind]
         handlers["create"] = _create_new(handlers["create"], kind, name, taken, code)
+
+
+def differ_by_region() -> None:
+    """Give the roles of one stack name in two Regions names of their own.
+
+    CloudFormation User Guide, "Name type": CloudFormation generates a unique physical ID, and roles
+    are the account's. Ministack derives a name from stack and resource alone, so that the second
+    Region's role replaces the first's.
+    """
+    name, seed = provisioners._physical_name, provisioners._NAME_SEED
+
+    def name_by_region(*args: object, **more: object) -> str:
+        token = seed.set(f"{responses.get_region()}{seed.get()}")
+        try:
+            named: str = name(*args, **more)
+        finally:
+            seed.reset(token)
+        return named
+
+    provisioners._physical_name = name_by_region
 
 
 def _create_new(

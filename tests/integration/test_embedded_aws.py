@@ -57,7 +57,9 @@ class Cloud:
         """Create a stack of one resource: its status, and why the resource failed."""
         cloudformation = self.owner.client("cloudformation", region_name=region)
         cloudformation.create_stack(
-            StackName=stack, TemplateBody=json.dumps({"Resources": {"Only": resource}})
+            StackName=stack,
+            TemplateBody=json.dumps({"Resources": {"Only": resource}}),
+            Capabilities=["CAPABILITY_IAM"],
         )
 
         def status() -> str:
@@ -331,3 +333,42 @@ def test_secret_of_a_disabled_key_is_neither_read_nor_written(corrected: Cloud, 
 
     assert results(plain) == ["", ""]
     assert results(corrected) == ["DecryptionFailure", "EncryptionFailure"]
+
+
+# ── CloudFormation's names, and requests ─────────────────────────────────────────────────────
+
+
+def test_role_of_one_stack_name_in_two_regions_is_two_roles(corrected: Cloud, plain: Cloud):
+    trust = {"Effect": "Allow", "Principal": {"AWS": ACCOUNT}, "Action": "sts:AssumeRole"}
+    document = {"Version": "2012-10-17", "Statement": trust}
+    properties = {"AssumeRolePolicyDocument": document}
+    resource = {"Type": "AWS::IAM::Role", "Properties": properties}
+
+    def roles(cloud: Cloud) -> int:
+        for region in (REGION, "us-east-1"):
+            assert cloud.deploy("named", resource, region)[0] == "CREATE_COMPLETE"
+        found = cloud.owner.client("iam").list_roles()["Roles"]
+        return len([role for role in found if role["RoleName"].startswith("named-")])
+
+    assert (roles(plain), roles(corrected)) == (1, 2)
+
+
+def test_request_is_not_denied_for_want_of_tls(corrected: Cloud, plain: Cloud):
+    deny = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:*",
+        "Resource": "arn:aws:s3:::encrypted-only/*",
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }
+
+    def result(cloud: Cloud) -> str:
+        s3 = cloud.owner.client("s3")
+        location = {"LocationConstraint": REGION}
+        s3.create_bucket(Bucket="encrypted-only", CreateBucketConfiguration=location)
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [deny]})
+        s3.put_bucket_policy(Bucket="encrypted-only", Policy=policy)
+        writer = cloud.role("writer", {"Action": "s3:PutObject", "Resource": "*"}).client("s3")
+        return error_of(writer.put_object, Bucket="encrypted-only", Key="x", Body=b"x")
+
+    assert (result(plain), result(corrected)) == ("AccessDenied", "")
