@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
@@ -26,9 +26,15 @@ _INVOKE: Final = Config(connect_timeout=3, read_timeout=60, retries={"total_max_
 """A refresh run may take 55 seconds, and one that is slow is not to be started twice."""
 
 
-def new_session(profile: str | None = None) -> boto3.Session:
-    """A session of the ordinary environment; AWS_REGION too, which boto3 does not read."""
-    return boto3.Session(profile_name=profile, region_name=os.environ.get("AWS_REGION") or None)
+def new_session(profile: str | None = None, *, region: str | None = None) -> boto3.Session:
+    """A session of the ordinary environment; AWS_REGION too, which boto3 does not read.
+
+    It makes each client once, so that a command that asks much keeps its connections.
+    """
+    region = region or os.environ.get("AWS_REGION") or None
+    session = boto3.Session(profile_name=profile, region_name=region)
+    session.client = cache(session.client)  # type: ignore[method-assign]
+    return session
 
 
 def read_all(
@@ -36,6 +42,7 @@ def read_all(
     items: str,
     *,
     token: str = "NextToken",  # noqa: S107 - the name of a field
+    next_token: str | None = None,
     **request: Any,
 ) -> Iterator[Any]:
     """The items of all pages of a client's operation, in AWS's order.
@@ -48,6 +55,7 @@ def read_all(
         call: the client's method, such as `filter_log_events`.
         items: the field of the response that lists the items.
         token: the field of request and response that leads to the next page.
+        next_token: the response's, if it has another name.
         request: the operation's other parameters.
     """
     seen: set[int] = set()
@@ -58,7 +66,7 @@ def read_all(
         new = [item for item in page.get(items, ()) if here not in used or _id(item) not in seen]
         seen.update(map(_id, new))
         yield from new
-        following = page.get(token)
+        following = page.get(next_token or token)
         if not following:
             return
         if not new and here in used and following in used:

@@ -15,7 +15,7 @@ from broker_cli.options import StackName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Left:
+class Leavings:
     """What a deleted stack left.
 
     Attributes:
@@ -46,8 +46,14 @@ class _Left:
 def _layer_versions(layer: str, session: boto3.Session) -> Iterator[int]:
     functions = session.client("lambda", config=CONFIG)
     try:
-        for page in functions.get_paginator("list_layer_versions").paginate(LayerName=layer):
-            yield from (version["Version"] for version in page["LayerVersions"])
+        for version in read_all(
+            functions.list_layer_versions,
+            "LayerVersions",
+            token="Marker",  # noqa: S106 - the name of a field
+            next_token="NextMarker",  # noqa: S106
+            LayerName=layer,
+        ):
+            yield version["Version"]
     except functions.exceptions.ResourceNotFoundException:
         return
 
@@ -63,7 +69,7 @@ def cleanup(
     session = new_session()
     with working("looking"):
         _check_that_it_is_gone(stack, session)
-        left = _Left.by(stack, session)
+        left = Leavings.by(stack, session)
     if left.parameters or left.layer_versions:
         what = (
             f"{len(left.parameters)} parameters below /enable-tokens/{stack} and "
@@ -72,7 +78,7 @@ def cleanup(
         if not yes:
             typer.confirm(f"Delete {what}?", abort=True, err=True)
         with working("deleting"):
-            _delete(left, stack, session)
+            delete(left, stack, session)
         say(f"deleted {what}")
     else:
         say(f"{stack} has left no parameter and no layer version: nothing to do")
@@ -95,7 +101,8 @@ def _check_that_it_is_gone(stack: str, session: boto3.Session) -> None:
     )
 
 
-def _delete(left: _Left, stack: str, session: boto3.Session) -> None:
+def delete(left: Leavings, stack: str, session: boto3.Session) -> None:
+    """Delete the parameters and layer versions that a stack left."""
     ssm, functions = session.client("ssm", config=CONFIG), session.client("lambda", config=CONFIG)
     for start in range(0, len(left.parameters), 10):  # as many as one call takes
         ssm.delete_parameters(Names=left.parameters[start : start + 10])
