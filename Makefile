@@ -99,6 +99,10 @@ deploy: .venv/.installed ## sam build && sam deploy to the account of your AWS c
 	sam build --config-env $(or $(CONFIG),default)
 	sam deploy --config-env $(or $(CONFIG),default)
 
+.PHONY: acceptance
+acceptance: .venv/.installed ## Stacks' whole life in a test account, removed at the end (OPTIONS=--help)
+	@$(PYTHON) -m tools.acceptance $(OPTIONS)
+
 .PHONY: clean
 clean: ## Remove everything that make made
 	rm -rf .venv .venv-audit .venv-mutants .uv dist .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

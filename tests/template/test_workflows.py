@@ -8,8 +8,32 @@ import yaml
 
 from tests.template.test_template import ROOT
 
-WORKFLOWS = sorted((ROOT / ".github" / "workflows").iterdir())
+WORKFLOWS = [
+    f for f in sorted((ROOT / ".github" / "workflows").iterdir()) if f.stem != "acceptance"
+]
 TARGETS = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text()))
+
+
+ACCEPTANCE = ROOT / ".github" / "workflows" / "acceptance.yml"
+PINNED = r"(actions|aws-actions)/[a-z-]+@[0-9a-f]{40}"
+
+
+def test_acceptance_is_off_until_somebody_names_a_role_and_starts_it():
+    workflow = yaml.safe_load(ACCEPTANCE.read_text())
+    assert workflow[True] == {"workflow_dispatch": None}  # YAML 1.1 reads `on` as true
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["concurrency"]["cancel-in-progress"] is False  # a run cleans up after itself
+    (job,) = workflow["jobs"].values()
+    assert job["if"] == "vars.ACCEPTANCE_ROLE != ''"
+    assert job["permissions"] == {"contents": "read", "id-token": "write"}
+    assert job["environment"] == "acceptance"
+    checkout, sign_in, run = job["steps"]
+    assert checkout["with"]["persist-credentials"] is False
+    assert sign_in["with"]["role-to-assume"] == "${{ vars.ACCEPTANCE_ROLE }}"
+    assert sign_in["with"]["role-duration-seconds"] >= 60 * job["timeout-minutes"]
+    assert all(re.fullmatch(PINNED, step["uses"]) for step in (checkout, sign_in))
+    assert run == {"run": "make acceptance OPTIONS=--yes"}
+    assert "secrets." not in ACCEPTANCE.read_text()
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)

@@ -98,7 +98,7 @@ def verify(
     with working("looking the stack up"):
         deployment = Deployment.of(Stack.open(stack))
     lines: list[Line] = []
-    for line in _run(deployment, [*checks(deployment), *(active_checks() if active else ())]):
+    for line in look(deployment, [*checks(deployment), *(active_checks() if active else ())]):
         lines.append(line)
         if not json:
             line.show()
@@ -107,19 +107,21 @@ def verify(
         told = [line.as_json() for line in lines]
         say_json({"stack": stack, "is_kept": not broken, "broken": broken, "checks": told})
     else:
-        say(f"\n{_summary(lines, broken)}")
+        say(f"\n{summary(lines, broken)}")
     if broken:
         raise typer.Exit(ExitCode.WRONG)
 
 
-def _run(deployment: Deployment, chosen: list[tuple[str, Check]]) -> Iterator[Line]:
+def look(deployment: Deployment, chosen: Iterable[tuple[str, Check]]) -> Iterator[Line]:
+    """Run checks one after the other."""
     for name, check in chosen:
         with working(name):
             result = judge(check, deployment)
         yield Line(name, result)
 
 
-def _summary(lines: list[Line], broken: list[str]) -> str:
+def summary(lines: list[Line], broken: list[str]) -> str:
+    """What came of all checks, in a line."""
     passed = sum(isinstance(line.result, Passed) for line in lines)
     unknown = sum(isinstance(line.result, NotChecked) for line in lines)
     counts = f"{passed} kept, {unknown} not checked"

@@ -1,0 +1,1 @@
+"""Programs that a maintainer runs against what is deployed."""
