@@ -154,6 +154,8 @@ def set_secret(
             ExitCode.USAGE,
         )
     credentials = _checked(_read(from_file))
+    if credentials.padded:
+        say(trial.padding(credentials), style="yellow", stderr=True)
     client = opened.session.client("secretsmanager", config=CONFIG)
     with Candidate(client, opened.secret_name(connection)) as candidate:
         with working("storing it as AWSPENDING"):

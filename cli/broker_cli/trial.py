@@ -57,6 +57,14 @@ def token_url(stack: Stack, file: GrantsFile, connection: str) -> str:
     return file.connections[connection].token_url
 
 
+def padding(credentials: ClientCredentials) -> str:
+    """A hint that names the fields which begin or end with white space; no value."""
+    return (
+        f"{', '.join(credentials.padded)} begins or ends with white space or another character "
+        "that does not show, and is sent as it is"
+    )
+
+
 def try_out(credentials: ClientCredentials, url: str, grants: Mapping[str, Grant]) -> Trial:
     """Ask for one grant's token after the other, until one is given or the client is refused."""
     endpoint, ends = TokenEndpoint(url, http=HttpClient()), time.monotonic() + PATIENCE.seconds

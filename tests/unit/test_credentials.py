@@ -10,7 +10,7 @@ from botocore.stub import Stubber
 
 from tests.unit.fakes import CREDENTIALS, SECRET, FakeSecrets, all_said, leaks, secrets_client
 from token_broker.errors import ConfigurationError
-from token_refresher.credentials import SecretReader, SecretVersion
+from token_refresher.credentials import ClientCredentials, SecretReader, SecretVersion
 
 if TYPE_CHECKING:
     from types_boto3_secretsmanager import SecretsManagerClient
@@ -164,3 +164,16 @@ def test_fake_tells_connections_as_the_reader_does(reader: SecretReader) -> None
 def test_secret_that_is_printed_keeps_its_secret(printed: Callable[[object], str]) -> None:
     found = SecretVersion(version_id=VERSION_ID, stage="AWSCURRENT", credentials=CREDENTIALS)
     assert not leaks(printed(found), printed(found.request(("a",))))
+
+
+@pytest.mark.parametrize("end", [" ", "\n", "\r\n", "\t", "\u00a0", "\u200b", "\ufeff"])
+def test_fields_that_begin_or_end_with_white_space_are_named(end: str) -> None:
+    credentials = ClientCredentials(
+        client_id="a b", client_secret=f"secret{end}", dealtrack_registration_id=f"{end}id"
+    )
+    assert credentials.padded == ("client_secret", "dealtrack_registration_id")
+    assert credentials.client_secret == f"secret{end}"  # it may be meant
+
+
+def test_white_space_within_a_field_is_not_named() -> None:
+    assert CREDENTIALS.padded == ()

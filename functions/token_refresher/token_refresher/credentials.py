@@ -1,6 +1,6 @@
 """The client secret: read once per run and connection that has something to renew, never kept."""
 
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pydantic import TypeAdapter
@@ -35,15 +35,21 @@ class ClientCredentials:
 
     def __post_init__(self) -> None:
         """Check what types alone cannot say."""
-        values = {
-            "client_id": self.client_id,
-            "client_secret": self.client_secret,
-            "dealtrack_registration_id": self.dealtrack_registration_id,
-        }
+        values = asdict(self)
         if unfilled := [name for name, value in values.items() if value == PLACEHOLDER]:
             raise ValueError(f"the secret has not been filled in yet: {', '.join(unfilled)}")
         if empty := [name for name, value in values.items() if not value]:
             raise ValueError(f"empty: {', '.join(empty)}")
+
+    @property
+    def padded(self) -> tuple[str, ...]:
+        """The fields whose first or last character is white space, or does not print."""
+        ends = {name: (value[0], value[-1]) for name, value in asdict(self).items()}
+        return tuple(
+            name
+            for name, pair in ends.items()
+            if any(end.isspace() or not end.isprintable() for end in pair)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
