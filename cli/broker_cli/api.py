@@ -8,21 +8,22 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from datetime import timedelta
 from typing import Final
 from urllib.parse import urlsplit
 
 import boto3
-import urllib3
 
 from broker_cli.console import printable
 from broker_cli.failures import ExitCode, Failure
 from enable_broker_client.errors import NotConfigured
 from enable_broker_client.signing import Signer
+from token_refresher.enable.http_client import HttpClient, NoResponse
+from token_refresher.enable.route import is_loopback
 
 _GRANT: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_TIMEOUT: Final = urllib3.Timeout(connect=3, read=29)
-"""Seconds; API Gateway itself waits 29."""
+_TIMEOUT: Final = timedelta(seconds=32)
+"""To connect and to read the whole response; API Gateway itself waits 29 seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class TokenApi:
         self._region = session.region_name
         self._url, self._host = url.rstrip("/"), None
         endpoint = urlsplit(session.client("sts").meta.endpoint_url)
-        if _is_loopback(endpoint.hostname or ""):
+        if is_loopback(endpoint.hostname or ""):
             api_id = parts.hostname.split(".")[0]
             self._url = f"{endpoint.scheme}://{endpoint.netloc}{parts.path}"
             self._host = f"{api_id}.execute-api.localhost:{endpoint.port}"
@@ -90,29 +91,20 @@ class TokenApi:
             if session is not None:
                 signer = Signer(url, session=session, region=self._region, host=self._host)
                 headers = signer.headers(method, url, None)
-            answer = urllib3.request(
-                method, url, headers=headers, timeout=_TIMEOUT, retries=False, redirect=False
-            )
+            response = HttpClient().request(method, url, headers=headers, limit=_TIMEOUT)
         except NotConfigured as error:
             step = "log in (`aws sso login`), or set AWS_PROFILE"
             raise Failure(str(error), step, ExitCode.AWS) from None
-        except urllib3.exceptions.HTTPError as error:
+        except NoResponse as error:
             raise Failure(
-                f"the token API did not answer ({type(error).__name__})",
+                f"no response from the token API: {error}",
                 "check the network; a private API (VpcEndpointIds) answers inside its VPC alone",
                 ExitCode.AWS,
             ) from None
         try:
-            body = json.loads(answer.data)
+            body = json.loads(response.body)
         except ValueError:
             body = {}
-        names = {name.lower(): value for name, value in answer.headers.items()}
+        names = {name.lower(): value for name, value in response.headers.items()}
         body = body if isinstance(body, dict) else {}
-        return Answer(status=answer.status, headers=names, body=body)
-
-
-def _is_loopback(hostname: str) -> bool:
-    try:
-        return ip_address(hostname).is_loopback
-    except ValueError:
-        return hostname == "localhost"
+        return Answer(status=response.status, headers=names, body=body)

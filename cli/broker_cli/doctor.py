@@ -7,7 +7,6 @@ from email.utils import parsedate_to_datetime
 from typing import Final, Literal
 
 import typer
-import urllib3
 from botocore.exceptions import ClientError
 
 from broker_cli import trial
@@ -19,11 +18,13 @@ from broker_cli.render import GrantRow
 from broker_cli.status import look
 from token_broker.errors import ConfigurationError
 from token_broker.grants import GrantsFile
-from token_refresher.credentials import SecretVersion
+from token_refresher.credentials import ClientCredentials, SecretVersion
+from token_refresher.enable.http_client import HttpClient, NoResponse
 
 MAX_SKEW: Final = timedelta(seconds=60)
 """Signatures of AWS allow five minutes; tokens of a few minutes do not."""
 
+_ENDPOINT_TIMEOUT: Final = timedelta(seconds=5)
 _PAGE: Final = "docs/operate.md"
 
 
@@ -123,13 +124,21 @@ def _connection(stack: Stack, file: GrantsFile, connection: str) -> Iterator[Che
     if isinstance(secret, Check):
         yield secret
     else:
-        yield Check(f"secret of {connection}", "good", "filled in, and of the right shape")
+        yield secret_check(connection, secret.credentials)
     url = trial.token_url(stack, file, connection)
     yield _endpoint(stack, connection, url)
     if isinstance(secret, SecretVersion):
         grants = {n: grant for n, grant in file.grants.items() if grant.connection == connection}
         tried = trial.try_out(secret.credentials, url, grants)
         yield credentials_check(connection, tried)
+
+
+def secret_check(connection: str, credentials: ClientCredentials) -> Check:
+    """A secret of the right shape; whether Enable takes it, another check tells."""
+    found = "filled in, and of the right shape"
+    if credentials.padded:
+        found += f"; {trial.padding(credentials)}"
+    return Check(f"secret of {connection}", "good", found)
 
 
 def _secret(stack: Stack, connection: str) -> SecretVersion | Check:
@@ -148,15 +157,14 @@ def _endpoint(stack: Stack, connection: str, url: str) -> Check:
     """Whether it answers a request without credentials, and what time it thinks it is."""
     name = f"endpoint of {connection}"
     try:
-        answer = urllib3.request("GET", url, timeout=5.0, retries=False, redirect=False)
-    except urllib3.exceptions.HTTPError as error:
-        kind = type(error).__name__
+        response = HttpClient().request("GET", url, headers={}, limit=_ENDPOINT_TIMEOUT)
+    except (NoResponse, ConfigurationError) as error:
         mend = f"check the network from here, and TokenUrl ({url})"
-        return Check(name, "wrong", f"it cannot be reached from this machine ({kind})", mend)
-    if answer.status >= 500 or 300 <= answer.status < 400:
+        return Check(name, "wrong", f"it cannot be reached from this machine: {error}", mend)
+    if response.status >= 500 or 300 <= response.status < 400:
         mend = f"ask Enable, and check TokenUrl ({url})"
-        return Check(name, "wrong", f"it answered HTTP {answer.status}", mend)
-    if date := answer.headers.get("Date"):
+        return Check(name, "wrong", f"it returned HTTP {response.status}", mend)
+    if date := response.headers.get("Date"):
         aws_now = datetime.now(UTC) + (stack.aws_time - stack.asked_at)
         clock = clock_check(name, parsedate_to_datetime(date), aws_now)
         if clock.verdict == "wrong":

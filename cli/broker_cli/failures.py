@@ -17,6 +17,7 @@ from botocore.exceptions import (
 
 from broker_cli.console import printable
 from token_broker.aws import describe_fault
+from token_broker.errors import ConfigurationError
 
 
 class ExitCode(IntEnum):
@@ -80,6 +81,8 @@ def failure_of(error: Exception) -> Failure:
     """
     if isinstance(error, Failure):
         return error
+    if isinstance(error, ConfigurationError):
+        return Failure(str(error), "correct that, then try again", ExitCode.USAGE)
     for kind, (message, next_step) in _KNOWN.items():
         if isinstance(error, kind):
             return _aws(message, next_step)

@@ -34,7 +34,9 @@ from broker_cli.render import GrantRow
 from broker_cli.schemas import SCHEMAS
 from broker_cli.token import policy_document, refusal
 from broker_cli.trial import Trial
+from token_broker.errors import ConfigurationError
 from token_broker.grants import Grant
+from token_refresher.credentials import ClientCredentials
 from token_vendor.vend import GrantState
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -438,3 +440,19 @@ def test_commands_have_docstrings_of_whole_sentences():
 def test_moment_ahead_of_this_clock_is_not_shown_as_new() -> None:
     assert ago(NOW - MINUTE, NOW) == "1m 00s ago"
     assert ago(NOW + 30 * MINUTE, NOW) == "in 30m 00s"
+
+
+def test_doctor_names_white_space_at_an_end_of_a_secret_s_field_and_not_the_value() -> None:
+    credentials = ClientCredentials(
+        client_id="id", client_secret="s3cr3t\n", dealtrack_registration_id="registration"
+    )
+    check = doctor.secret_check("default", credentials)
+    assert (check.check, check.verdict) == ("secret of default", "good")
+    assert "client_secret begins or ends with white space" in check.found
+    assert "s3cr3t" not in check.found
+
+
+def test_environment_that_cannot_be_used_is_named_as_a_mistake_to_correct() -> None:
+    failure = failure_of(ConfigurationError("HTTPS_PROXY is not the URL of an HTTP proxy"))
+    assert str(failure) == "HTTPS_PROXY is not the URL of an HTTP proxy"
+    assert failure.next_step == "correct that, then try again"
