@@ -24,10 +24,10 @@ from token_broker.aws import describe_fault
 from token_broker.grants import load_grants
 from token_broker.models import StoredToken
 from token_broker.token_store import ParameterTokenStore
+from token_refresher.connection_state import ConnectionStateStore
 from token_refresher.credentials import SecretReader
 from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.enable.http_client import HttpClient
-from token_refresher.holds import ParameterHoldStore
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
 from token_vendor.vend import Vendor, VendRequest
@@ -115,7 +115,10 @@ def _ours(lab: Lab) -> tuple[int, int]:
         vend = 0
         for run in range(runs):
             refresher.run(RefreshRequest(), time_left=lambda: timedelta(minutes=1))
-            store.tokens = {name: refresher.store.read(name) for name in names}
+            stored = {name: refresher.store.state(name) for name in names}
+            store.tokens = {
+                name: token for name, token in stored.items() if isinstance(token, StoredToken)
+            }
             while vend < (run + 1) * VENDS / runs:
                 caller = vend % CALLERS
                 request = VendRequest(
@@ -144,7 +147,7 @@ def _refresher(lab: Lab, clock: Clock) -> Iterator[tuple[Refresher, EnableStandI
             grants=load_grants(),
             endpoints={"default": TokenEndpoint(enable.token_url, http=HttpClient(), now=clock)},
             store=ParameterTokenStore(ssm, prefix=prefix, key_id=lab.stack.resource("BrokerKey")),
-            holds=ParameterHoldStore(ssm, prefix=prefix),
+            states=ConnectionStateStore(ssm, prefix=prefix),
             secrets=SecretReader(secrets, prefix="bench/connections/"),
             refresh_ahead=AHEAD,
             parallelism=8,

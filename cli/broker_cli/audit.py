@@ -58,7 +58,7 @@ def _read(stack: Stack, since: timedelta, caller: str | None) -> list[LogLine]:
 def event_json(line: LogLine) -> dict[str, object]:
     """A log line as `broker audit --json` prints it."""
     expires_at = line.moment("expires_at")
-    names = ("grant", "caller", "fingerprint", "reason", "cause")
+    names = ("grant", "caller", "fingerprint", "renew_reason", "reason", "cause")
     return {
         "at": rfc3339(line.at),
         "event": line.text("message"),
@@ -74,10 +74,11 @@ def _table(lines: list[LogLine], now: datetime) -> Table:
     table.add_column("caller", overflow="fold")
     for line in lines:
         what = line.text("reason") or line.text("fingerprint")
+        why = line.text("renew_reason")
         is_good = line.text("level") == "INFO"
         table.add_row(
             clock(line.at, now),
-            line.text("message"),
+            f"{line.text('message')} ({why})" if why else line.text("message"),
             line.text("grant"),
             what,
             line.text("caller").removeprefix("arn:aws:"),

@@ -33,6 +33,7 @@ class GrantRow:
         connection: where its token comes from.
         state: what it is good for now.
         renewed_at: when its parameter was last written.
+        renew_reason: why the refresher last renewed it, a short fixed word; empty if unknown.
         expires_at: of its token.
         due_at: when the refresher asks for the next token.
         seen_at: when the refresher last looked at it.
@@ -46,6 +47,7 @@ class GrantRow:
     connection: str = ""
     state: GrantState
     renewed_at: datetime | None = None
+    renew_reason: str = ""
     expires_at: datetime | None = None
     due_at: datetime | None = None
     seen_at: datetime | None = None

@@ -47,6 +47,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
                 seconds_left=_SECONDS,
                 expires_at=_TIME_OR_NULL,
                 renewed_at=_TIME_OR_NULL,
+                renew_reason=_TEXT,
                 due_at=_TIME_OR_NULL,
                 seen_at=_TIME_OR_NULL,
                 reason=_TEXT,
@@ -72,6 +73,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
                 caller=_TEXT,
                 fingerprint=_TEXT,
                 expires_at=_TIME_OR_NULL,
+                renew_reason=_TEXT,
                 reason=_TEXT,
                 cause=_TEXT,
             )

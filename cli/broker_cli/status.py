@@ -118,12 +118,14 @@ def _row(
         )
         state = GrantState.RENEWING if due else GrantState.LIVE
     reason, cause, retry_at = _trouble(lines, block)
+    renewals = [line for line in lines if line.text("state") == State.RENEWED]
     return GrantRow(
         grant=printable(name),
         scope=tuple(last.text("scope").split()) if last else (),
         connection=last.text("connection") if last else "",
         state=state,
         renewed_at=parameter.stored_at if parameter and block is None else None,
+        renew_reason=renewals[-1].text("renew_reason") if renewals and block is None else "",
         expires_at=expires_at if block is None else None,
         due_at=due_at,
         seen_at=last.at if last else None,
@@ -176,6 +178,7 @@ def row_json(row: GrantRow, now: datetime) -> dict[str, object]:
         "seconds_left": int(row.time_left(now).total_seconds()),
         "expires_at": moment(row.expires_at),
         "renewed_at": moment(row.renewed_at),
+        "renew_reason": row.renew_reason,
         "due_at": moment(row.due_at),
         "seen_at": moment(row.seen_at),
         "reason": row.reason,

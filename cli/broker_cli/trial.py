@@ -10,12 +10,12 @@ from broker_cli.aws import Stack
 from broker_cli.failures import ExitCode, Failure
 from token_broker.errors import TokenEndpointError
 from token_broker.grants import DEFAULT_CONNECTION, Grant, GrantsFile
+from token_refresher.connection_backoffs import CONNECTION_REJECTIONS
 from token_refresher.credentials import ClientCredentials
 from token_refresher.enable.acceptance import accept
 from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.enable.http_client import HttpClient
 from token_refresher.enable.models import TokenRequest
-from token_refresher.renewal import CONNECTION_REJECTIONS
 
 PATIENCE: Final = timedelta(seconds=30)
 """For all of a trial; less than an operator's own."""

@@ -29,7 +29,7 @@ from local.callers import create_user
 from local.embedded_aws import ACCOUNT
 from tests.deployed.conftest import Deployed
 from token_broker.models import fingerprint
-from token_refresher.holds import ParameterHoldStore
+from token_refresher.connection_state import ConnectionStateStore
 
 BROKER = Path(sys.executable).parent / "broker"
 
@@ -337,7 +337,7 @@ def test_block_outlasts_a_renewal_that_had_begun_before_it(renewed: Deployed, cl
         renewed.stack.administrator.client("ssm"),
         renewed.stack.outputs["TokenParameterPrefix"],
     )
-    holds = ParameterHoldStore(ssm, prefix=prefix)
+    states = ConnectionStateStore(ssm, prefix=prefix)
     asked = len(renewed.enable.token_requests)
     renewed.enable.latency = timedelta(seconds=2)
     try:
@@ -347,11 +347,11 @@ def test_block_outlasts_a_renewal_that_had_begun_before_it(renewed: Deployed, cl
             Payload=b'{"force": true, "grants": ["activity"]}',
         )
         wait_until(
-            lambda: holds.read("default").is_claimed(datetime.now(UTC)), seconds=30, what="the run"
+            lambda: states.read("default").is_leased(datetime.now(UTC)), seconds=30, what="the run"
         )
         assert cli("block", "activity", "--reason", "overtaken").exit_code == 0
         wait_until(
-            lambda: not holds.read("default").is_claimed(datetime.now(UTC)),
+            lambda: not states.read("default").is_leased(datetime.now(UTC)),
             seconds=30,
             what="the end of the run",
         )

@@ -48,8 +48,8 @@ from tests.faults.fault_server import (
     unframed,
 )
 from token_broker.aws import CLIENT_CONFIG, WRITER_CONFIG
+from token_refresher.due_grant import UNREADABLE
 from token_refresher.outcomes import State
-from token_refresher.renewal import UNREADABLE
 
 DAY: Final = 86_400.0
 LONGEST_HOLD_SECONDS: Final = 900.0
@@ -989,10 +989,10 @@ class On(Enum):
     """Which calls of AWS meet the fault."""
 
     SECRET = "secretsmanager", "GetSecretValue", ""
-    TOKEN_READ = "ssm", "GetParameter", "!contains(Name, '/holds/')"
-    TOKEN_WRITE = "ssm", "PutParameter", "!contains(Name, '/holds/')"
-    HOLDS_READ = "ssm", "GetParameter", "contains(Name, '/holds/')"
-    HOLDS_WRITE = "ssm", "PutParameter", "contains(Name, '/holds/')"
+    TOKEN_READ = "ssm", "GetParameter", "!contains(Name, '/connections/')"
+    TOKEN_WRITE = "ssm", "PutParameter", "!contains(Name, '/connections/')"
+    STATE_READ = "ssm", "GetParameter", "contains(Name, '/connections/')"
+    STATE_WRITE = "ssm", "PutParameter", "contains(Name, '/connections/')"
 
     @property
     def operation(self) -> str:
@@ -1211,11 +1211,11 @@ AWS_FAULTS: Final[tuple[AwsFault, ...]] = (
         "with the next run after the label is removed",
         requests=1,
     ),
-    _survived(On.HOLDS_READ, "Access denied", _code("AccessDeniedException")),
-    _survived(On.HOLDS_READ, "Throttled throughout", _THROTTLED, _READ_TRIES),
-    _survived(On.HOLDS_WRITE, "Access denied", _code("AccessDeniedException"), 2),
-    _survived(On.HOLDS_WRITE, "Throttled throughout", _THROTTLED, 2 * _READ_TRIES),
-    _survived(On.HOLDS_WRITE, "The response is lost once", {**_LOST, "times": 1}),
+    _survived(On.STATE_READ, "Access denied", _code("AccessDeniedException")),
+    _survived(On.STATE_READ, "Throttled throughout", _THROTTLED, _READ_TRIES),
+    _survived(On.STATE_WRITE, "Access denied", _code("AccessDeniedException"), 2),
+    _survived(On.STATE_WRITE, "Throttled throughout", _THROTTLED, 2 * _READ_TRIES),
+    _survived(On.STATE_WRITE, "The response is lost once", {**_LOST, "times": 1}),
 )
 
 
@@ -1259,8 +1259,8 @@ _HEADINGS: Final = {
     On.SECRET: "AWS: the client secret is read (`GetSecretValue`)",
     On.TOKEN_READ: "AWS: the stored token is read (`GetParameter`)",
     On.TOKEN_WRITE: "AWS: the new token is stored (`PutParameter`)",
-    On.HOLDS_READ: "AWS: what runs tell each other is read (`GetParameter` of `holds/`)",
-    On.HOLDS_WRITE: "AWS: what runs tell each other is stored (`PutParameter` of `holds/`)",
+    On.STATE_READ: "AWS: the connection's state is read (`GetParameter` of `connections/`)",
+    On.STATE_WRITE: "AWS: the connection's state is stored (`PutParameter` of `connections/`)",
 }
 _NOTES: Final = {
     On.TOKEN_READ: "The vendor reads with a role of its own. Where the fault meets it too, it "
@@ -1362,7 +1362,7 @@ def _length(seconds: float) -> str:
 def _aws_cells(row: AwsFault) -> Sequence[str]:
     is_over = row.state is State.RENEWED and not row.reason
     retries = row.calls if is_over else row.calls - 1
-    is_ignored = row.on in {On.HOLDS_READ, On.HOLDS_WRITE} and "times" not in row.fault
+    is_ignored = row.on in {On.STATE_READ, On.STATE_WRITE} and "times" not in row.fault
     return (
         row.what,
         "no" if is_ignored or not retries else "once" if retries == 1 else f"{retries} times",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 from unittest.mock import MagicMock
 from urllib.parse import urlsplit
 
@@ -42,17 +42,23 @@ from tests.faults.fault_server import (
     dead_port,
 )
 from tests.faults.fault_table import SOUND, UPSTREAM_FAULTS, Hold, UpstreamFault, Where
+from tests.unit.fakes import FakeStates
 from token_broker.aws import describe_fault
 from token_broker.errors import TokenEndpointError
 from token_broker.grants import Grant
-from token_broker.models import StoredToken
-from token_refresher.credentials import CURRENT, ClientCredentials, SecretVersion
+from token_broker.models import Stored, StoredToken
+from token_refresher.connection_state import ConnectionState
+from token_refresher.credentials import (
+    CURRENT,
+    ClientCredentials,
+    SecretReader,
+    SecretVersion,
+)
 from token_refresher.enable import endpoint as endpoint_module
 from token_refresher.enable import http_client
 from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.enable.http_client import HttpClient
 from token_refresher.enable.models import Issued, TokenRequest
-from token_refresher.holds import Holds
 from token_refresher.outcomes import State
 from token_refresher.refresh import Refresher
 from token_vendor import app as vendor_app
@@ -79,32 +85,20 @@ class MemoryStore:
     def read(self, grant: str) -> StoredToken | None:
         return self.tokens.get(grant)
 
+    def state(self, grant: str) -> Stored:
+        return self.tokens.get(grant)
+
     def replace(
         self,
         grant: str,
         token: StoredToken,
         *,
-        replaced: StoredToken | None,
-        is_better_than_any: bool = False,
-    ) -> StoredToken:
-        assert is_better_than_any or replaced == self.tokens.get(grant)
+        seen: Stored,
+        is_restored: Callable[[StoredToken, StoredToken], bool],
+    ) -> Stored:
+        assert seen == self.tokens.get(grant) or callable(is_restored)
         self.tokens[grant] = token
         return token
-
-
-@dataclass
-class MemoryHolds:
-    versions: list[str] = field(default_factory=list)
-
-    def read(self, _connection: str, *, version: int = 0) -> Holds:
-        if not self.versions:
-            return Holds()
-        number = version or len(self.versions)
-        return Holds.from_json(self.versions[number - 1], version=number)
-
-    def write(self, _connection: str, holds: Holds) -> int:
-        self.versions.append(holds.to_json())
-        return len(self.versions)
 
 
 @dataclass
@@ -113,6 +107,9 @@ class Secrets:
 
     def connection_of(self, secret: str) -> str | None:
         raise AssertionError(f"no run here is about a changed secret: {secret}")
+
+    def versions(self, connection: str) -> Iterator[SecretVersion]:
+        return SecretReader.versions(cast("SecretReader", self), connection)
 
     def read(self, _connection: str, stage: str = CURRENT) -> SecretVersion | None:
         if stage not in {CURRENT, *self.stages}:
@@ -136,9 +133,11 @@ class WatchedEndpoint:
     def url(self) -> str:
         return self.endpoint.url
 
-    def request_token(self, request: TokenRequest, *, time_left: Callable[[], timedelta]) -> Issued:
+    def request_token(
+        self, request: TokenRequest, *, time_left: Callable[[], timedelta], attempts: int
+    ) -> Issued:
         try:
-            return self.endpoint.request_token(request, time_left=time_left)
+            return self.endpoint.request_token(request, time_left=time_left, attempts=attempts)
         except TokenEndpointError as error:
             self.errors.append(error)
             raise
@@ -170,21 +169,26 @@ class Broker:
     waits: list[float]
     clock: Clock
     store: MemoryStore = field(default_factory=MemoryStore)
-    holds: MemoryHolds = field(default_factory=MemoryHolds)
+    states: FakeStates = field(default_factory=FakeStates)
 
     def refresh(self, event: object | None = None) -> Told:
         refresher = Refresher(
             grants={GRANT: Grant(scope=SCOPE)},
             endpoints={"default": self.endpoint},
             store=self.store,
-            holds=self.holds,
+            states=self.states,
             secrets=Secrets(self.row.secret_stages),
             refresh_ahead=REFRESH_AHEAD,
             parallelism=8,
             describe_fault=describe_fault,
             now=self.clock,
+            pause=self.pause,
         )
         return self.handler(refresher, event)
+
+    def pause(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.clock.wind(timedelta(seconds=seconds))
 
     def vend(self) -> Vended:
         """What a caller gets in this moment."""
@@ -327,7 +331,7 @@ def broker(
     waits: list[float] = []
     clock = Clock()
     with _url_of(row, certificates, monkeypatch) as (url, server):
-        endpoint = TokenEndpoint(url, http=HttpClient(), now=clock, sleep=waits.append)
+        endpoint = TokenEndpoint(url, http=HttpClient(), now=clock)
         broker = Broker(row, server, handler, WatchedEndpoint(endpoint), waits, clock)
         broker.store.tokens[GRANT] = old_token(clock())
         _wire_vendor(broker, monkeypatch)
@@ -363,7 +367,7 @@ def assert_asked_as_expected(row: UpstreamFault, told: Told, broker: Broker) -> 
     tries_of_one_secret = row.attempts if not row.secret_stages else 1
     assert len(broker.waits) == tries_of_one_secret - 1
     if row.waits is not None:
-        assert broker.waits == list(row.waits)
+        assert broker.waits == pytest.approx(row.waits, abs=SLACK.total_seconds() / 10)
     else:
         longest = (0.25, 0.5, 1.0)
         assert all(0 <= wait <= most for wait, most in zip(broker.waits, longest, strict=False))
@@ -381,12 +385,12 @@ def assert_asked_as_expected(row: UpstreamFault, told: Told, broker: Broker) -> 
 
 
 def assert_held_as_expected(row: UpstreamFault, told: Told, broker: Broker, at: datetime) -> None:
-    holds = broker.holds.read("default")
+    state = broker.states.now()
     if row.hold is Hold.NONE:
-        assert holds == Holds()
+        assert (state.backoff, state.grants) == (None, {})
         assert told.outcome.retry_at is None
         return
-    of_grant, of_connection = holds.grants.get(GRANT), holds.connection
+    of_grant, of_connection = state.grants.get(GRANT), state.backoff
     hold, other = (of_grant, of_connection) if row.hold is Hold.GRANT else (of_connection, of_grant)
     assert hold is not None
     assert other is None
@@ -440,7 +444,7 @@ def test_transient_fault_is_over_within_the_run(row: UpstreamFault, broker: Brok
     outcome = broker.refresh().outcome
     assert (outcome.state, outcome.attempts, broker.requests) == (State.RENEWED, 2, 2)
     assert broker.vend().access_token != OLD_TOKEN
-    assert broker.holds.read("default") == Holds()
+    assert broker.states.now() == ConnectionState()
 
 
 @named([row for row in HTTP_FAULTS if row.state is State.FAILED and not row.is_hurried])
@@ -461,7 +465,7 @@ def test_failure_heals_as_the_table_says(row: UpstreamFault, broker: Broker) -> 
     assert broker.refresh().outcome.state is State.RENEWED
     assert broker.requests == asked + 1
     assert broker.vend().access_token != OLD_TOKEN
-    assert broker.holds.read("default") == Holds()
+    assert broker.states.now() == ConnectionState()
 
 
 @named([row for row in HTTP_FAULTS if row.hold is not Hold.NONE])

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.unit.fakes import EVENTS, NOW, SECRET, TOKEN, event, jwt, stored
 from token_broker.grants import GRANTS_FILE
 from token_broker.models import block_record, rfc3339
-from token_refresher.holds import Holds, hold_after_refusal, hold_as_asked
+from token_refresher.backoff import after_refusal, as_requested
+from token_refresher.connection_state import ConnectionState
 
 type Json = Any
 
@@ -421,40 +422,39 @@ stored_tokens = json_texts(
 ) | st.just(block_record("leak", now=NOW))
 
 _KEY: Final = "0123456789ab"
-_HOLDS: Final = Holds(
-    connection=hold_as_asked(reason="http_429", now=NOW, retry_after=timedelta(seconds=90)),
+_STATE: Final = ConnectionState(
+    backoff=as_requested(reason="http_429", now=NOW, retry_after=timedelta(seconds=90)),
     grants={
-        "deals": hold_after_refusal(
-            None, reason="invalid_scope", now=NOW, depends_on=_KEY, expires_at=None
-        )
+        "deals": after_refusal(None, reason="invalid_scope", now=NOW, key=_KEY, expires_at=None)
     },
-    claimed_at=NOW,
-    claimed_by="another run",
+    leased_at=NOW,
+    owner="another run",
 )
 
 
-def stored_holds(*keys: str) -> st.SearchStrategy[str]:
-    """Holds, some of them on just what a run is about to ask.
+def stored_states(*keys: str) -> st.SearchStrategy[str]:
+    """States; some of their backoffs are of just what a run is about to request.
 
     Args:
         keys: what a run takes a refusal to depend on.
     """
     untils = st.integers(-100, 2000).map(lambda left: _EXP + left) | numbers
-    hold = st.tuples(
+    backoff = st.tuples(
         st.sampled_from(["invalid_scope", "http_429", TOKEN, "x" * 5000, "é" * 2000]) | texts,
         st.integers(-70, 70) | numbers,
         untils,
         st.sampled_from(["", _KEY, *keys]) | texts,
     ).map(list)
-    holds = hold | values
+    backoffs = backoff | values
     return json_texts(
         altered(
-            json.loads(_HOLDS.to_json()),
+            json.loads(_STATE.to_json()),
             {
-                "connection": holds,
-                "grants": st.dictionaries(st.just("deals") | texts, holds, max_size=4),
-                "claimed_at": untils,
-                "claimed_by": texts,
+                "backoff": backoffs,
+                "grants": st.dictionaries(st.just("deals") | texts, backoffs, max_size=4),
+                "unanswered": st.lists(st.just("deals") | texts, max_size=3) | values,
+                "leased_at": untils,
+                "owner": texts,
             },
         )
     )

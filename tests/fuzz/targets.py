@@ -59,12 +59,13 @@ from token_broker.grants import GRANTS_FILE, Grant, load_grants_file
 from token_broker.models import StoredToken, block_record, fingerprint
 from token_broker.token_store import ParameterTokenStore
 from token_refresher import app as refresher_app
+from token_refresher.backoff import LONGEST_BACKOFF
 from token_refresher.check_grants import faults
+from token_refresher.connection_state import LEASE, ConnectionState
 from token_refresher.credentials import SecretReader
 from token_refresher.enable.acceptance import accept
 from token_refresher.enable.endpoint import LONGEST_WAIT, MAX_ATTEMPTS, TokenEndpoint
 from token_refresher.enable.http_client import HttpClient
-from token_refresher.holds import CLAIM_LASTS, LONGEST_HOLD, Holds, ParameterHoldStore
 from token_vendor import app as vendor_app
 from token_vendor.refresh_starter import RefreshStarter
 from token_vendor.vend import Vendor
@@ -421,57 +422,45 @@ def _check_vended(answer: dict[str, Any]) -> None:
     assert body["expires_in"] >= 0
 
 
-def check_stored_holds(text: str) -> None:
-    """Nothing that stands there stops renewal for longer than a claim and the longest hold.
+def check_stored_state(text: str) -> None:
+    """Nothing that stands there stops renewal for longer than a lease and the longest backoff.
 
-    A hold that ends too late to be believed is believed from that time before its end on.
+    A backoff that ends too late to be valid counts from that time before its end on.
     """
-    ssm = FakeSsm()
-    ssm.values["/p/holds/default"] = [text]
     broker = Broker(grants=DEALS)
     broker.store.tokens.clear()
-    holds = ParameterHoldStore(cast("Any", ssm), prefix="/p")
-    broker.holds = cast("Any", _Holds(holds, ssm))
     with overhearing(), refresher_of(broker) as refresh:
         for answer in (rejection("invalid_scope"), rejection("invalid_client"), None):
             broker.clock = FakeClock()
-            ssm.values["/p/holds/default"] = [text]
+            broker.states.put_text(text)
             broker.endpoint.answers = {"read:deals": answer} if answer else {}
-            for _ in range(3):  # a claim by a fast clock ends after twice its time
+            for _ in range(3):  # a lease by a fast clock ends after twice its time
                 [said] = _run(refresh, {}).values()
-                if said["state"] != "underway":
+                if said["state"] != "in_progress":
                     break
-                broker.clock.wind(CLAIM_LASTS.total_seconds())
-            assert len(ssm.values["/p/holds/default"][-1]) <= max(len(text), 4_000)
+                broker.clock.wind(LEASE.total_seconds())
+            assert len(broker.states.texts["default"][-1]) <= max(len(text), 4_000)
             asked = len(broker.endpoint.requests)
             broker.clock.wind(60)  # the schedule's next run
             _run(refresh, {})
-            broker.clock.wind(LONGEST_HOLD.total_seconds())
+            broker.clock.wind(LONGEST_BACKOFF.total_seconds())
             [said] = _run(refresh, {}).values()
-            if said["state"] == "underway":  # somebody claims to be at it just now
-                broker.clock.wind(2 * CLAIM_LASTS.total_seconds())
+            if said["state"] == "in_progress":  # a lease that begins just now
+                broker.clock.wind(2 * LEASE.total_seconds())
                 [said] = _run(refresh, {}).values()
             assert len(broker.endpoint.requests) > asked or said["state"] == "not_due"
         assert said["state"] in {"renewed", "not_due"}
         assert "deals" in broker.store.tokens
 
 
-class _Holds:
-    """The real store of holds, and what `Broker` looks at."""
-
-    def __init__(self, holds: ParameterHoldStore, ssm: FakeSsm) -> None:
-        self.read, self.write = holds.read, holds.write
-        self.texts = ssm.values
-
-
-def check_one_run_with_holds(text: str) -> None:
-    """Reading holds never fails, and what is read can be written again."""
-    holds = Holds.from_json(text)
-    written = holds.to_json()
+def check_state_round_trip(text: str) -> None:
+    """Reading a state never fails, and what is read can be written again."""
+    state = ConnectionState.from_json(text)
+    written = state.to_json()
     assert len(written) <= 4_000
-    again = Holds.from_json(written)
-    assert again.connection == holds.connection
-    assert all(hold == holds.grants[name] for name, hold in again.grants.items())
+    again = ConnectionState.from_json(written)
+    assert again.backoff == state.backoff
+    assert all(backoff == state.grants[name] for name, backoff in again.grants.items())
 
 
 # ── The client library ───────────────────────────────────────────────────────────────────────────
@@ -537,9 +526,9 @@ _ANSWERS: Final = (
     b'HTTP/1.1 400 No\r\nConnection: close\r\n\r\n{"error": "invalid_scope"}',
     b"HTTP/1.1 429 No\r\nRetry-After: Sat, 01 Mar 2025 12:00:05 GMT\r\nContent-Length: 0\r\n\r\n",
 )
-_HOLDS: Final = (
-    b'{"connection":["http_429",0,1740830490,""],"grants":{"deals":["invalid_scope",1,1740830455,'
-    b'"0123456789ab"]},"claimed_at":1740830400,"claimed_by":"0123456789ab"}'
+_STATE: Final = (
+    b'{"backoff":["http_429",0,1740830490,""],"grants":{"deals":["invalid_scope",1,1740830455.5,'
+    b'"0123456789ab"]},"unanswered":["deals"],"leased_at":1740830400,"owner":"0123456789ab"}'
 )
 _SECRET: Final = json.dumps(
     {"client_id": "7f0c", "client_secret": SECRET, "dealtrack_registration_id": "c3b2"}
@@ -576,15 +565,15 @@ TARGETS: Final = {
         from_bytes=_text,
         examples=(stored().to_json().encode(), block_record("leak", now=NOW).encode()),
     ),
-    "stored holds and claims": Target(
-        inputs=inputs.stored_holds(*_KEYS), check=check_stored_holds, weight=1
+    "stored states": Target(
+        inputs=inputs.stored_states(*_KEYS), check=check_stored_state, weight=1
     ),
-    "holds, read and written": Target(
-        inputs=inputs.stored_holds(*_KEYS),
-        check=check_one_run_with_holds,
+    "states, read and written": Target(
+        inputs=inputs.stored_states(*_KEYS),
+        check=check_state_round_trip,
         weight=30,
         from_bytes=_text,
-        examples=(_HOLDS,),
+        examples=(_STATE,),
     ),
     "secrets": Target(
         inputs=inputs.secrets,

@@ -10,7 +10,7 @@ from tests.unit.fakes import TOKEN, event
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CUT_OFF = b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n%b" % TOKEN.encode()
 ENDPOINT, CLIENT = "token endpoint's answers", "broker's answers to the client library"
-HOLDS, STORED = "stored holds and claims", "stored tokens and blocks"
+STATES, STORED = "stored states", "stored tokens and blocks"
 
 
 def record(**changed: str) -> str:
@@ -25,9 +25,10 @@ def record(**changed: str) -> str:
     return f"{{{fields}}}"
 
 
-def holds(hold: str, claimed_by: str = "") -> str:
+def state(backoff: str, owner: str = "") -> str:
     return (
-        f'{{"connection": {hold}, "grants": {{}}, "claimed_at": 0, "claimed_by": "{claimed_by}"}}'
+        f'{{"backoff": {backoff}, "grants": {{}}, "unanswered": [], '
+        f'"leased_at": 0, "owner": "{owner}"}}'
     )
 
 
@@ -58,20 +59,20 @@ def holds(hold: str, claimed_by: str = "") -> str:
             record(issued_at="2025-03-11T12:00:00Z", expires_at="2025-03-11T13:00:00Z"),
             id="token from the future",
         ),
-        pytest.param(HOLDS, "[" * 20_000, id="holds nested too deeply"),
+        pytest.param(STATES, "[" * 20_000, id="state nested too deeply"),
         pytest.param(
-            HOLDS, holds('["invalid_scope", -9, 1740830490, ""]'), id="negative number of refusals"
+            STATES, state('["invalid_scope", -9, 1740830490, ""]'), id="negative number of failures"
         ),
-        pytest.param(HOLDS, holds(f'["{TOKEN}", 0, 1740830490, ""]'), id="token for a reason"),
-        pytest.param(HOLDS, holds(f'["{"é" * 2_000}", 0, 1740830490, ""]'), id="reason of pages"),
-        pytest.param(HOLDS, holds("null", "é" * 2_000), id="claim by a name of pages"),
+        pytest.param(STATES, state(f'["{TOKEN}", 0, 1740830490, ""]'), id="token for a reason"),
+        pytest.param(STATES, state(f'["{"é" * 2_000}", 0, 1740830490, ""]'), id="reason of pages"),
+        pytest.param(STATES, state("null", "é" * 2_000), id="owner with a name of pages"),
         *(
             pytest.param(
-                HOLDS,
-                holds(f'["invalid_scope", 0, {1740830400 + late}, ""]', "another").replace(
-                    '"claimed_at": 0', '"claimed_at": 1740830400'
+                STATES,
+                state(f'["invalid_scope", 0, {1740830400 + late}, ""]', "another").replace(
+                    '"leased_at": 0', '"leased_at": 1740830400'
                 ),
-                id=f"hold of {late} seconds, behind a claim",
+                id=f"backoff of {late} seconds, behind a lease",
             )
             for late in (902, 957, 1_500)
         ),

@@ -21,7 +21,7 @@ _EXPIRY: Final = ("expiry.py", ("test_expiry.py", "test_laws.py"))
 _MODELS: Final = ("models.py", ("test_models.py", "test_enable_models.py"))
 _VEND: Final = ("vend.py", ("test_vend.py",))
 _EVENT: Final = ("api_event.py", ("test_api_event.py", "test_vendor_app.py"))
-_RENEWAL: Final = ("renewal.py", ("test_renewal.py", "test_laws.py"))
+_POLICY: Final = ("policy.py", ("test_renewal.py", "test_laws.py"))
 _ENABLE_MODELS: Final = (
     "token_refresher/enable/models.py",
     ("test_enable_models.py", "test_models.py"),
@@ -104,11 +104,8 @@ AUTHORISATION: Final = [
     *_of(_ENABLE_MODELS, ('if self.token_type.lower() != "bearer":', "if False:")),
     *_of(_ACCEPTANCE, ("    if granted != set(scope):", "    if False:")),
     *_of(
-        ("refresh.py", ("test_refresh.py",)),
-        (
-            "is_for_this = token is not None and set(token.scope) == set(grant.scope)",
-            "is_for_this = token is not None",
-        ),
+        ("due_grant.py", ("test_refresh.py",)),
+        ("if set(token.scope) != set(grant.scope):", "if False:"),
     ),
     *_of(
         _HTTP_CLIENT,
@@ -190,7 +187,10 @@ MASKING: Final = [
         ),
         ('logging.getLogger("urllib3.connection").setLevel(logging.CRITICAL)', ""),
     ),
-    *_of(("holds.py", ("test_holds.py",)), ("        _WORD.fullmatch(reason)", "        reason")),
+    *_of(
+        ("connection_state.py", ("test_connection_state.py",)),
+        ("_WORD.fullmatch(reason) and", "reason is not None and"),
+    ),
     *_of(
         ("token_vendor/app.py", ("test_vendor_app.py",)),
         ('description = "the token cannot be read now"', "description = record.cause"),
@@ -256,20 +256,27 @@ EXPIRY: Final = [
         ("    if expires_at - max(now, issued_at) <= MIN_LIFETIME:", "    if False:"),
         ("    if expires_at is None:", "    if False:"),
     ),
-    *_of(_RENEWAL, ("token.expires_at <= found.token.expires_at", "False")),
     *_of(
-        ("token_store.py", ("test_token_store.py", "test_laws.py")),
-        ("if between.expires_at <= token.expires_at:", "if True:"),
-        ("if between.expires_at <= token.expires_at:", "if False:"),
+        _POLICY,
+        ("return new.expires_at > stored.expires_at", "return True"),
+        ("and overwritten.expires_at > new.expires_at", "and False"),
     ),
     *_of(
-        ("holds.py", ("test_holds.py",)),
-        ("return now < self.until <= now + LONGEST_HOLD", "return now < self.until"),
+        ("token_store.py", ("test_token_store.py", "test_laws.py")),
+        ("and is_restored(other, best)", "and False"),
+        ("if blocks := [", "if blocks := [] and ["),
+    ),
+    *_of(
+        ("token_refresher/backoff.py", ("test_backoff.py",)),
+        ("return now < self.until <= now + LONGEST_BACKOFF", "return now < self.until"),
         (
-            "return now < self.until <= now + LONGEST_HOLD",
-            "return self.until <= now + LONGEST_HOLD",
+            "return now < self.until <= now + LONGEST_BACKOFF",
+            "return self.until <= now + LONGEST_BACKOFF",
         ),
-        ("abs(now - self.claimed_at) < CLAIM_LASTS", "True"),
+    ),
+    *_of(
+        ("connection_state.py", ("test_connection_state.py",)),
+        ("abs(now - self.leased_at) < LEASE", "True"),
     ),
     *_of(
         ("source.py", ("test_client_source.py",)),

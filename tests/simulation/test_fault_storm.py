@@ -27,10 +27,10 @@ from token_broker.aws import CLIENT_CONFIG, WRITER_CONFIG, describe_fault
 from token_broker.errors import NoLiveToken
 from token_broker.grants import Grant
 from token_broker.token_store import ParameterTokenStore
+from token_refresher.connection_state import ConnectionStateStore
 from token_refresher.credentials import SecretReader
 from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.enable.http_client import HttpClient, NoResponse, Response
-from token_refresher.holds import ParameterHoldStore
 from token_refresher.outcomes import State
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
@@ -182,11 +182,10 @@ def play(seed: int) -> tuple[World, Counter[str]]:
                 "https://enable.invalid/oauth2/token",
                 http=WorldsHttp(world),
                 now=lambda: world.now,
-                sleep=lambda _seconds: None,
             )
         },
         store=ParameterTokenStore(ssm, writer=writer, prefix=prefix, key_id="key"),
-        holds=ParameterHoldStore(ssm, prefix=prefix),
+        states=ConnectionStateStore(ssm, prefix=prefix),
         secrets=SecretReader(
             _client(world, "secretsmanager", CLIENT_CONFIG), prefix="simulation/connections/"
         ),
@@ -194,6 +193,7 @@ def play(seed: int) -> tuple[World, Counter[str]]:
         parallelism=8,
         describe_fault=describe_fault,
         now=lambda: world.now,
+        pause=lambda _seconds: None,
     )
     vendors = [
         Vendor(

@@ -27,10 +27,10 @@ from tests.soak.record import read
 type Entry = Mapping[str, Any]
 
 INFINITY: Final = float("inf")
-HOLD_SECONDS: Final = 55
-LONGEST_HOLD_SECONDS: Final = 900
-CLAIM_SECONDS: Final = 55
-LAST_TRY_SECONDS: Final = 120
+BACKOFF_SECONDS: Final = 55
+LONGEST_BACKOFF_SECONDS: Final = 900
+LEASE_SECONDS: Final = 55
+FINAL_RETRY_SECONDS: Final = 120
 REREAD_SECONDS: Final = 2.0
 """The vend function may remember for a second that there was no live token; and a second's grace,
 because it rounds nothing and we do."""
@@ -59,11 +59,11 @@ STOPS_RENEWAL: Final = frozenset(
         "the secret changes",
         "AWS fails the refresher",
         "the refresher is killed",
-        "the holds are deleted",
+        "the connection's state is deleted",
     }
 )
 STOPS_VENDING: Final = frozenset({"AWS fails the vendor", "the vendor is killed"})
-LEAVES_CLAIM: Final = frozenset({"the refresher is killed"})
+LEAVES_LEASE: Final = frozenset({"the refresher is killed"})
 OVERWRITES: Final = frozenset({"a token is deleted", "a token is corrupted"})
 
 
@@ -445,17 +445,17 @@ class _Checker:
             if fault["name"] in STOPS_RENEWAL:
                 after = EVENT_SECONDS if fault["name"] == "the secret changes" else 0
                 yield self._with_runs(_span(fault, after=after))
-            if fault["name"] in LEAVES_CLAIM or fault.get("on") == "HOLDS_WRITE":
-                yield _span(fault, after=CLAIM_SECONDS + MARGIN)
+            if fault["name"] in LEAVES_LEASE or fault.get("on") == "STATE_WRITE":
+                yield _span(fault, after=LEASE_SECONDS + MARGIN)
         yield from (self._with_runs(span) for span in self.slow)
-        yield from self._holds(grant)
+        yield from self._backoffs(grant)
 
     def _with_runs(self, span: Span) -> Span:
         """Until the end of what was under way when it ended."""
         ends = [run["end"] for run in self.runs if run["begin"] <= span.end <= run["end"]]
         return Span(span.begin, max([span.end, *ends]))
 
-    def _holds(self, grant: str) -> Iterator[Span]:
+    def _backoffs(self, grant: str) -> Iterator[Span]:
         """How long at most the broker may wait after each refusal; a changed secret ends that."""
         changes = [
             (change["end" if change["what"] == "Enable first" else "begin"], change["end"])
@@ -596,12 +596,12 @@ class _Checker:
             return "the one before was not stored"
         at = request["at"]
         runs = [r for r in self.runs if r["begin"] - MARGIN <= at <= r["end"] + MARGIN]
-        if any(run["end"] - run["begin"] > CLAIM_SECONDS - EVENT_SECONDS for run in runs):
-            return "a run took as long as its claim lasts"
+        if any(run["end"] - run["begin"] > LEASE_SECONDS - EVENT_SECONDS for run in runs):
+            return "a run took as long as its lease lasts"
         if any(self._with_runs(span).meets(last["at"], at) for span in self.slow):
             return "the machine was too slow"
         for fault in self.faults:
-            if _hides_holds(fault) or fault["name"] == "the refresher is killed":
+            if _hides_state(fault) or fault["name"] == "the refresher is killed":
                 span = self._with_runs(_span(fault, before=MARGIN, after=MARGIN))
                 if span.meets(at, at):
                     return f"{fault['name']}"
@@ -658,14 +658,14 @@ class _Checker:
             and _span(other, after=FORCED_SECONDS).meets(span.begin, span.end)
             for other in self.faults
         )
-        holds = 1 + int((span.end - span.begin) // HOLD_SECONDS)
-        if any(_hides_holds(f) and _span(f).meets(span.begin, span.end) for f in self.faults):
+        holds = 1 + int((span.end - span.begin) // BACKOFF_SECONDS)
+        if any(_hides_state(f) and _span(f).meets(span.begin, span.end) for f in self.faults):
             holds = max(holds, runs)  # no run knows of the refusal that another met
         for grant, scope in self.scopes.items():
             mine = [request for request in requests if request["scope"] == scope]
             # A change and force wait for no hold, and the platform tries each three times.
             lifted = 1 + 3 * (changes + sum(1 for _ in self._forced(grant, span.begin, span.end)))
-            last = max([_last_tries(state, span) for state in self.states[grant]], default=0)
+            last = max([_final_attempts(state, span) for state in self.states[grant]], default=0)
             versions = 3 if "invalid_client" in fault["what"] else 1  # of the secret, in one try
             most = {
                 "none": fault["attempts"] * runs,
@@ -751,22 +751,25 @@ def _span(fault: Entry, *, before: float = 0, after: float = 0) -> Span:
     return Span(fault["begin"] - before, fault["end"] + after)
 
 
-def _hides_holds(fault: Entry) -> bool:
+def _hides_state(fault: Entry) -> bool:
     """Whether it keeps runs from what they tell each other."""
-    return str(fault.get("on")).startswith("HOLDS") or fault["name"] == "the holds are deleted"
+    return (
+        str(fault.get("on")).startswith("STATE")
+        or fault["name"] == "the connection's state is deleted"
+    )
 
 
 def _hold(request: Entry, in_a_row: int) -> Span:
-    seconds = min(HOLD_SECONDS * 2 ** (in_a_row - 1), LONGEST_HOLD_SECONDS)
+    seconds = min(BACKOFF_SECONDS * 2 ** (in_a_row - 1), LONGEST_BACKOFF_SECONDS)
     return Span(request["at"], request["until"] + seconds + MARGIN)
 
 
-def _last_tries(state: State, span: Span) -> int:
+def _final_attempts(state: State, span: Span) -> int:
     """How often its token is asked for within the span because it is about to end."""
     if state.token is None or not span.meets(state.begin, state.end):
         return 0
     ends: float = state.token["expires_at"]
-    left, tries = min(LAST_TRY_SECONDS, ends - span.begin), 0
+    left, tries = min(FINAL_RETRY_SECONDS, ends - span.begin), 0
     while left > max(ends - span.end, 0):
         tries += 1
         left -= max(left / 2, 2) - MARGIN

@@ -208,10 +208,10 @@ class Injector:
         yield {"grants": [grant]}
 
     @contextlib.contextmanager
-    def holds_deleted(self, _member: str) -> Iterator[Facts]:
+    def state_deleted(self, _member: str) -> Iterator[Facts]:
         with contextlib.suppress(ClientError):
             self.world.administrator.client("ssm").delete_parameter(
-                Name=self.world.parameter("holds/default")
+                Name=self.world.parameter("connections/default")
             )
         yield {}
 
@@ -341,7 +341,7 @@ def kinds(injector: Injector) -> list[Kind]:
             [(grant, junk) for grant in GRANTS for junk in JUNK],
             injector.corrupted,
         ),
-        kind("the holds are deleted", ["holds"], 1, [""], injector.holds_deleted),
+        kind("the connection's state is deleted", ["state"], 1, [""], injector.state_deleted),
         kind("the vendor is killed", ["vendor"], 2, [""], injector.vendor_killed),
         kind(
             "the refresher is killed",

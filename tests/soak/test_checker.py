@@ -330,7 +330,7 @@ def test_runs_that_cannot_read_a_hold_may_meet_the_refusal_once_each():
     record = [
         *sound(),
         fault("Enable answers amiss or refuses a grant", 40, 46, number=3, hold="grant"),
-        fault("AWS fails the refresher", 39, 47, number=4, on="HOLDS_READ"),
+        fault("AWS fails the refresher", 39, 47, number=4, on="STATE_READ"),
         failed(41, fault=3),
         failed(45, fault=3),
     ]
@@ -379,7 +379,7 @@ def test_lost_answer_of_a_write_may_bring_back_a_token_that_ends_earlier(
     assert len(kept) == violations
 
 
-def test_killed_run_explains_a_lost_token_and_its_claim():
+def test_killed_run_explains_a_lost_token_and_its_lease():
     record = [e for e in sound() if e.get("fingerprint") != "two"]
     kill = fault("the refresher is killed", 30, 31, number=2, forced=False)
     assert check([*record, kill, issue(30.2, "lost")]).violations == []

@@ -4,13 +4,15 @@ import base64
 import io
 import json
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 from urllib.parse import quote, quote_plus
 
 import boto3
@@ -21,22 +23,32 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 
 from token_broker.aws import describe_fault
-from token_broker.errors import GrantBlocked, TokenRequestRejected
+from token_broker.errors import (
+    CorruptStoredToken,
+    GrantBlocked,
+    TokenEndpointUnavailable,
+    TokenRequestRejected,
+)
 from token_broker.grants import DEFAULT_CONNECTION, Grant
-from token_broker.models import StoredToken
-from token_refresher.credentials import CURRENT, ClientCredentials, SecretVersion
+from token_broker.models import Blocked, Corrupt, Stored, StoredToken, Unreadable
+from token_broker.token_store import UNREADABLE_CODES
+from token_refresher.backoff import Backoff
+from token_refresher.connection_state import ConnectionState, ConnectionStateStore
+from token_refresher.credentials import (
+    CURRENT,
+    ClientCredentials,
+    SecretReader,
+    SecretVersion,
+)
+from token_refresher.dependencies import Endpoint, Secrets, StateStore, TokenStore
 from token_refresher.enable.http_client import HttpClient, Response
 from token_refresher.enable.models import Issued, TokenRequest, TokenResponse
-from token_refresher.holds import Hold, Holds
 from token_refresher.outcomes import Outcome, causes_of_failure
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
-from token_refresher.renewal import Endpoint, HoldStore, Secrets, TokenStore
 from token_vendor.vend import TokenReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from types_boto3_secretsmanager import SecretsManagerClient
     from types_boto3_ssm import SSMClient
 
@@ -163,6 +175,80 @@ class FrozenDatetime(datetime):
         return cls(NOW.year, NOW.month, NOW.day, NOW.hour, tzinfo=tz)
 
 
+def ssm_client() -> "SSMClient":
+    """A real client, to be stubbed: the stub checks parameters against AWS's own model."""
+    return boto3.client(
+        "ssm", region_name="eu-west-1", aws_access_key_id="id", aws_secret_access_key="key"
+    )
+
+
+class FakeSsm:
+    """Parameters in a dictionary, each with all its versions."""
+
+    exceptions = ssm_client().exceptions
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[str]] = {}
+
+    def get_parameter(self, Name: str, **_options: object) -> dict[str, Any]:  # noqa: N803
+        name, _, number = Name.partition(":")
+        version = int(number or len(self.values.get(name, [])))
+        if version < 1:
+            raise self.exceptions.ParameterNotFound({"Error": {}}, "GetParameter")
+        return {"Parameter": {"Value": self.values[name][version - 1], "Version": version}}
+
+    def put_parameter(self, Name: str, Value: str, **_options: object) -> dict[str, int]:  # noqa: N803
+        self.values.setdefault(Name, []).append(Value)
+        return {"Version": len(self.values[Name])}
+
+
+class FakeStates(ConnectionStateStore):
+    """The real store of states, over parameters in memory; its calls can fail or be watched."""
+
+    def __init__(self) -> None:
+        self.ssm = FakeSsm()
+        super().__init__(cast("SSMClient", self), prefix="/p")
+        self.exceptions = self.ssm.exceptions
+        self.fault_of_read: Exception | None = None
+        self.fault_of_write: Exception | None = None
+        self.reads: list[str] = []
+        self.on_read: Callable[[], object] = lambda: None
+        self.on_write: Callable[[ConnectionState], object] = lambda _state: None
+
+    @property
+    def texts(self) -> dict[str, list[str]]:
+        """Every version of each connection's state."""
+        return {name.rpartition("/")[2]: texts for name, texts in self.ssm.values.items()}
+
+    def get_parameter(self, Name: str) -> dict[str, Any]:  # noqa: N803
+        self.reads.append(Name.rpartition("/")[2])
+        if self.fault_of_read:
+            raise self.fault_of_read
+        self.on_read()
+        return self.ssm.get_parameter(Name)
+
+    def put_parameter(self, Name: str, Value: str, **options: object) -> dict[str, int]:  # noqa: N803
+        self.on_write(ConnectionState.from_json(Value))
+        if self.fault_of_write:
+            raise self.fault_of_write
+        return self.ssm.put_parameter(Name, Value, **options)
+
+    def put(self, state: ConnectionState, connection: str = DEFAULT_CONNECTION) -> None:
+        """Another run stores a state."""
+        self.put_text(state.to_json(), connection)
+
+    def put_text(self, text: str, connection: str = DEFAULT_CONNECTION) -> None:
+        self.ssm.put_parameter(f"/p/connections/{connection}", text)
+
+    def now(self, connection: str = DEFAULT_CONNECTION) -> ConnectionState:
+        """What is stored now."""
+        return ConnectionState.from_json(self.texts.get(connection, ["{}"])[-1])
+
+    def backoff_of(self, grant: str = "") -> Backoff | None:
+        """The backoff of a grant, or of the default connection as a whole."""
+        return self.now().grants.get(grant) if grant else self.now().backoff
+
+
 @dataclass
 class FakeStore:
     """Tokens in a dictionary; a grant in `faults` cannot be read, one in `unwritable` written.
@@ -176,7 +262,7 @@ class FakeStore:
     meanwhile: dict[str, StoredToken] = field(default_factory=dict)
     blocked_meanwhile: dict[str, GrantBlocked] = field(default_factory=dict)
     reads: list[str] = field(default_factory=list)
-    replaced: dict[str, StoredToken | None] = field(default_factory=dict)
+    replaced: dict[str, Stored] = field(default_factory=dict)
     on_read: Callable[[], object] = lambda: None
     on_write: Callable[[str], object] = lambda _grant: None
     key_id: str = "arn:aws:kms:eu-west-1:111122223333:key/broker"
@@ -188,25 +274,37 @@ class FakeStore:
             raise self.faults[grant]
         return self.tokens.get(grant)
 
+    def state(self, grant: str) -> Stored:
+        try:
+            return self.read(grant)
+        except GrantBlocked as block:
+            return Blocked(reason=block.reason, record=block.record)
+        except CorruptStoredToken:
+            return Corrupt()
+        except ClientError as error:
+            code, cause = describe_fault(error)
+            if code in UNREADABLE_CODES:
+                return Unreadable(cause=cause)
+            raise
+
     def replace(
         self,
         grant: str,
         token: StoredToken,
         *,
-        replaced: StoredToken | None,
-        is_better_than_any: bool = False,
-    ) -> StoredToken:
-        assert replaced == self.tokens.get(grant) or replaced is None
-        self.replaced[grant] = replaced
+        seen: Stored,
+        is_restored: Callable[[StoredToken, StoredToken], bool],
+    ) -> Stored:
+        assert seen == self.tokens.get(grant) or not isinstance(seen, StoredToken)
+        self.replaced[grant] = seen
         if grant in self.blocked_meanwhile:
-            raise self.blocked_meanwhile[grant]
-        unseen = self.tokens.get(grant) if replaced is None else None
+            return Blocked(reason=self.blocked_meanwhile[grant].reason, record="")
+        unseen = None if isinstance(seen, StoredToken) else self.tokens.get(grant)
         between = self.meanwhile.get(grant, unseen)
         is_kept = (
             between is not None
-            and not is_better_than_any
             and set(between.scope) == set(token.scope)
-            and between.expires_at > token.expires_at
+            and is_restored(between, token)
         )
         self.write(grant, between if between and is_kept else token)
         return self.tokens[grant]
@@ -220,47 +318,10 @@ class FakeStore:
 
 
 @dataclass
-class FakeHolds:
-    """Every version of each connection's holds, as JSON, as Parameter Store would keep them."""
-
-    texts: dict[str, list[str]] = field(default_factory=dict)
-    fault_of_read: Exception | None = None
-    fault_of_write: Exception | None = None
-    reads: list[str] = field(default_factory=list)
-    on_read: Callable[[], object] = lambda: None
-    on_write: Callable[[Holds], object] = lambda _holds: None
-
-    def read(self, connection: str, *, version: int = 0) -> Holds:
-        self.reads.append(connection)
-        if self.fault_of_read:
-            raise self.fault_of_read
-        self.on_read()
-        assert version >= 0
-        texts = self.texts.get(connection, [])
-        number = version or len(texts)
-        return Holds.from_json(texts[number - 1], version=number) if texts else Holds()
-
-    def write(self, connection: str, holds: Holds) -> int:
-        self.on_write(holds)
-        if self.fault_of_write:
-            raise self.fault_of_write
-        self.texts.setdefault(connection, []).append(holds.to_json())
-        return len(self.texts[connection])
-
-    def now(self, connection: str = DEFAULT_CONNECTION) -> Holds:
-        """What is kept now."""
-        return Holds.from_json(self.texts.get(connection, ["{}"])[-1])
-
-    def now_on(self, grant: str = "") -> Hold | None:
-        """What is held now: a grant, or the default connection as a whole."""
-        return self.now().grants.get(grant) if grant else self.now().connection
-
-
-@dataclass
 class FakeSecrets:
     """Each connection's secret by staging label; version `v1` of CREDENTIALS unless put."""
 
-    versions: dict[tuple[str, str], SecretVersion | Exception] = field(default_factory=dict)
+    stored: dict[tuple[str, str], SecretVersion | Exception] = field(default_factory=dict)
     reads: list[tuple[str, str]] = field(default_factory=list)
     on_read: Callable[[str], object] = lambda _connection: None
 
@@ -272,7 +333,7 @@ class FakeSecrets:
         stage: str = CURRENT,
         connection: str = DEFAULT_CONNECTION,
     ) -> None:
-        self.versions[connection, stage] = SecretVersion(
+        self.stored[connection, stage] = SecretVersion(
             version_id=version_id,
             stage=stage,
             credentials=replace(CREDENTIALS, client_secret=secret),
@@ -283,12 +344,15 @@ class FakeSecrets:
         is_ours = name.startswith(SECRET_PREFIX)
         return name.removeprefix(SECRET_PREFIX) if is_ours else None
 
+    def versions(self, connection: str) -> Iterator[SecretVersion]:
+        return SecretReader.versions(cast("SecretReader", self), connection)
+
     def read(self, connection: str, stage: str = CURRENT) -> SecretVersion | None:
         self.reads.append((connection, stage))
         self.on_read(connection)
-        if stage == CURRENT and (connection, stage) not in self.versions:
+        if stage == CURRENT and (connection, stage) not in self.stored:
             self.put("v1", connection=connection)
-        version = self.versions.get((connection, stage))
+        version = self.stored.get((connection, stage))
         if isinstance(version, Exception):
             raise version
         return version
@@ -296,34 +360,37 @@ class FakeSecrets:
 
 @dataclass
 class FakeEndpoint:
-    """Answers by scope, otherwise with an opaque token of an hour; some secrets it refuses.
+    """Responds by scope, otherwise with an opaque token of an hour; some secrets it refuses.
 
-    Every answer has taken `attempts` requests, which are not counted here.
+    The first `failures` requests of each scope fail without a response.
     """
 
     answers: dict[str, TokenResponse | Exception] = field(default_factory=dict)
     refused_secrets: dict[str, str] = field(default_factory=dict)
     requests: list[TokenRequest] = field(default_factory=list)
-    attempts: int = 1
+    failures: int = 0
     on_request: Callable[[TokenRequest], object] = lambda _request: None
     now: Callable[[], datetime] = lambda: NOW
     url: str = URL
 
-    def request_token(self, request: TokenRequest, *, time_left: Callable[[], timedelta]) -> Issued:
+    def request_token(
+        self, request: TokenRequest, *, time_left: Callable[[], timedelta], attempts: int
+    ) -> Issued:
         assert time_left() > timedelta()
+        assert attempts == 1
         requested_at = self.now()
         self.requests.append(request)
         self.on_request(request)
         scope = " ".join(request.scope)
+        if self.scopes.count(scope) <= self.failures:
+            raise TokenEndpointUnavailable("the token endpoint sent no response", reason="timeout")
         if reason := self.refused_secrets.get(request.client_secret):
             raise rejection(reason)
         answer = self.answers.get(scope)
         if isinstance(answer, Exception):
             raise answer
         opaque = "new-token-for-" + scope.replace(" ", "-")
-        return Issued(
-            response=answer or response(opaque), requested_at=requested_at, attempts=self.attempts
-        )
+        return Issued(response=answer or response(opaque), requested_at=requested_at, attempts=1)
 
     @property
     def scopes(self) -> list[str]:
@@ -341,12 +408,14 @@ class Broker:
     )
     clock: FakeClock = field(default_factory=FakeClock)
     store: FakeStore = field(default_factory=FakeStore)
-    holds: FakeHolds = field(default_factory=FakeHolds)
+    states: FakeStates = field(default_factory=FakeStates)
     secrets: FakeSecrets = field(default_factory=FakeSecrets)
     endpoints: dict[str, FakeEndpoint] = field(default_factory=dict)
     refresh_ahead: timedelta = timedelta(minutes=10)
     parallelism: int = 8
     on_pause: Callable[[], object] = lambda: None
+    monotonic: Callable[[], float] = time.monotonic
+    threads: Callable[[int], Executor] = ThreadPoolExecutor
 
     def __post_init__(self) -> None:
         for name, grant in self.grants.items():
@@ -362,13 +431,16 @@ class Broker:
             grants=self.grants,
             endpoints=self.endpoints,
             store=self.store,
-            holds=self.holds,
+            states=self.states,
             secrets=self.secrets,
             refresh_ahead=self.refresh_ahead,
             parallelism=self.parallelism,
             describe_fault=describe_fault,
             now=self.clock,
+            monotonic=self.monotonic,
             pause=self.pause,
+            jitter=lambda: 0,
+            threads=self.threads,
         )
 
     def pause(self, length: float) -> None:
@@ -381,7 +453,7 @@ class Broker:
         outcomes = self.refresher().run(
             request or RefreshRequest(), time_left=lambda: end - self.clock()
         )
-        assert not leaks(repr(outcomes), repr(causes_of_failure(outcomes)), repr(self.holds.texts))
+        assert not leaks(repr(outcomes), repr(causes_of_failure(outcomes)), repr(self.states.texts))
         return {outcome.grant: outcome for outcome in outcomes}
 
 
@@ -418,13 +490,6 @@ class FakeHttp(HttpClient):
         return scripted() if callable(scripted) else scripted
 
 
-def ssm_client() -> "SSMClient":
-    """A real client, to be stubbed: the stub checks parameters against AWS's own model."""
-    return boto3.client(
-        "ssm", region_name="eu-west-1", aws_access_key_id="id", aws_secret_access_key="key"
-    )
-
-
 def secrets_client() -> "SecretsManagerClient":
     """As `ssm_client`."""
     return boto3.client(
@@ -433,26 +498,6 @@ def secrets_client() -> "SecretsManagerClient":
         aws_access_key_id="id",
         aws_secret_access_key="key",
     )
-
-
-class FakeSsm:
-    """Parameters in a dictionary, each with all its versions."""
-
-    exceptions = ssm_client().exceptions
-
-    def __init__(self) -> None:
-        self.values: dict[str, list[str]] = {}
-
-    def get_parameter(self, Name: str, **_options: object) -> dict[str, Any]:  # noqa: N803
-        name, _, number = Name.partition(":")
-        version = int(number or len(self.values.get(name, [])))
-        if version < 1:
-            raise self.exceptions.ParameterNotFound({"Error": {}}, "GetParameter")
-        return {"Parameter": {"Value": self.values[name][version - 1], "Version": version}}
-
-    def put_parameter(self, Name: str, Value: str, **_options: object) -> dict[str, int]:  # noqa: N803
-        self.values.setdefault(Name, []).append(Value)
-        return {"Version": len(self.values[Name])}
 
 
 @dataclass
@@ -490,7 +535,7 @@ class Output:
 
 
 @contextmanager
-def output_of(logger: Logger, capsys: pytest.CaptureFixture[str]) -> "Iterator[Output]":
+def output_of(logger: Logger, capsys: pytest.CaptureFixture[str]) -> Iterator[Output]:
     """Collect the lines of a logger, whose stream is older than any capture, and may be closed."""
     handler: Any = logger.registered_handler
     stream = io.StringIO()
@@ -510,6 +555,6 @@ def everyone_at_once(parties: int) -> Callable[[], object]:
 _STORE: TokenStore = FakeStore()
 _READER: TokenReader = FakeStore()
 _ENDPOINT: Endpoint = FakeEndpoint()
-_HOLDS: HoldStore = FakeHolds()
+_STATES: StateStore = FakeStates()
 _SECRETS: Secrets = FakeSecrets()
 _NOW: Callable[[], datetime] = FakeClock()

@@ -27,9 +27,10 @@ from token_broker.errors import InvalidTokenResponse, NoLiveToken
 from token_broker.expiry import MAX_LIFETIME, is_due
 from token_broker.grants import Grant
 from token_broker.token_store import ParameterTokenStore
+from token_refresher.connection_backoffs import CONNECTION_REJECTIONS
 from token_refresher.enable.acceptance import MIN_LIFETIME, accept
 from token_refresher.enable.models import Issued, TokenResponse
-from token_refresher.renewal import CONNECTION_REJECTIONS
+from token_refresher.policy import Replaces
 from token_vendor.vend import Vendor, VendRequest
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 MINUTE = 60
 SKEW = 600
+EARLIER = Replaces.EARLIER.is_restored
 DEALS = {"deals": Grant(scope=("read:deals",))}
 
 lifetimes = st.integers(1, 400_000)
@@ -274,7 +276,7 @@ def test_overlapping_runs_leave_the_token_that_ends_last(
     for number in [n for n in order if n in runs]:
         token, found = runs[number], store.read("deals")
         if waiting:
-            store.replace("deals", waiting[0], replaced=waiting[1])
+            store.replace("deals", waiting[0], seen=waiting[1], is_restored=EARLIER)
             waiting = None
         if found and found.expires_at >= token.expires_at:
             continue  # a run that finds a later token has nothing to replace
@@ -282,9 +284,9 @@ def test_overlapping_runs_leave_the_token_that_ends_last(
         if data.draw(st.booleans()):
             waiting = (token, found)
         else:
-            store.replace("deals", token, replaced=found)
+            store.replace("deals", token, seen=found, is_restored=EARLIER)
     if waiting:
-        store.replace("deals", waiting[0], replaced=waiting[1])
+        store.replace("deals", waiting[0], seen=waiting[1], is_restored=EARLIER)
     after = store.read("deals")
     assert after is not None
     assert after.expires_at == max(ends)

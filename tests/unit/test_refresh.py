@@ -24,9 +24,9 @@ from token_broker.errors import (
     InvalidRequest,
 )
 from token_broker.grants import Grant
-from token_refresher.outcomes import Outcome, State, causes_of_failure
+from token_broker.token_store import UNREADABLE_CODES
+from token_refresher.outcomes import Outcome, RenewReason, State, causes_of_failure
 from token_refresher.refresh_request import RefreshRequest
-from token_refresher.renewal import UNREADABLE_CODES
 
 FORCED = RefreshRequest(force=True)
 
@@ -60,11 +60,11 @@ def test_unknown_grant_is_refused_before_anything_is_read(broker: Broker) -> Non
     assert (broker.store.reads, broker.secrets.reads) == ([], [])
 
 
-def test_nothing_due_means_no_secret_read_no_claim_and_no_request(broker: Broker) -> None:
+def test_nothing_due_means_no_secret_read_no_lease_and_no_request(broker: Broker) -> None:
     outcomes = broker.run()
     assert set(states(outcomes).values()) == {"not_due"}
     assert outcomes["deals"].fingerprint == stored("deals").fingerprint
-    assert (broker.secrets.reads, broker.holds.texts, broker.endpoint.requests) == ([], {}, [])
+    assert (broker.secrets.reads, broker.states.texts, broker.endpoint.requests) == ([], {}, [])
 
 
 def test_what_is_missing_or_about_to_end_is_renewed(broker: Broker) -> None:
@@ -77,6 +77,7 @@ def test_what_is_missing_or_about_to_end_is_renewed(broker: Broker) -> None:
     assert outcomes["users"] == Outcome(
         grant="users",
         state=State.RENEWED,
+        renew_reason=RenewReason.DUE,
         scope=("read:users",),
         connection="default",
         issued_at=NOW,
@@ -259,7 +260,7 @@ def test_grants_are_read_in_parallel(broker: Broker) -> None:
     assert set(states(broker.run()).values()) == {"not_due"}
 
 
-def test_each_connection_has_its_secret_endpoint_and_holds(two: Broker) -> None:
+def test_each_connection_has_its_secret_endpoint_and_state(two: Broker) -> None:
     two.secrets.put("uat-v9", "uat-secret", connection="uat")
     outcomes = two.run()
     assert set(states(outcomes).values()) == {"renewed"}
@@ -268,11 +269,11 @@ def test_each_connection_has_its_secret_endpoint_and_holds(two: Broker) -> None:
     assert two.endpoint.scopes == ["read:deals", "read:users"]
     assert two.store.tokens["uat_deals"].secret_version == "uat-v9"
     assert (outcomes["uat_deals"].connection, outcomes["deals"].connection) == ("uat", "default")
-    assert sorted(two.holds.reads) == ["default", "uat"]
+    assert sorted(two.states.reads) == ["default", "uat"]
 
 
 def break_secret(broker: Broker) -> None:
-    broker.secrets.versions["uat", "AWSCURRENT"] = ConfigurationError("not filled in")
+    broker.secrets.stored["uat", "AWSCURRENT"] = ConfigurationError("not filled in")
 
 
 def refuse_secret(broker: Broker) -> None:
@@ -282,13 +283,13 @@ def refuse_secret(broker: Broker) -> None:
 
 def deny_secret(broker: Broker) -> None:
     denied = client_error("AccessDeniedException", "GetSecretValue")
-    broker.secrets.versions["uat", "AWSCURRENT"] = denied
+    broker.secrets.stored["uat", "AWSCURRENT"] = denied
 
 
 def deny_fallbacks(broker: Broker) -> None:
     refuse_secret(broker)
     denied = client_error("AccessDeniedException", "GetSecretValue")
-    broker.secrets.versions["uat", "AWSPENDING"] = denied
+    broker.secrets.stored["uat", "AWSPENDING"] = denied
 
 
 def break_endpoint(broker: Broker) -> None:

@@ -39,6 +39,7 @@ from token_refresher import app
 GRANTS = {"deals": Grant(scope=("read:deals",)), "users": Grant(scope=("read:users",))}
 RENEWED = {
     "state": "renewed",
+    "renew_reason": "missing",
     "expires_at": "2025-03-01T13:00:00Z",
     "fingerprint": fingerprint(TOKEN),
     "attempts": 1,
@@ -49,7 +50,16 @@ FRESH = {
     "fingerprint": fingerprint("users"),
 }
 AUDIT = {"grant", "scope", "connection", "secret_version", "seconds_left"}
-TOLD = {"state", "expires_at", "fingerprint", "secret_stage", "reason", "cause", "retry_at"}
+TOLD = {
+    "state",
+    "renew_reason",
+    "expires_at",
+    "fingerprint",
+    "secret_stage",
+    "reason",
+    "cause",
+    "retry_at",
+}
 POWERTOOLS = {"level", "location", "message", "timestamp", "service", "cold_start"}
 LAMBDA = {"function_name", "function_memory_size", "function_arn", "function_request_id"}
 
@@ -126,7 +136,9 @@ def test_renewal_leaves_one_audit_line_for_each_grant(function: Function, output
 
 def test_forced_run_renews_the_named_grant_alone(function: Function) -> None:
     function.broker.store.tokens["deals"] = stored("fresh too")
-    assert function(event("forced_refresh.json")) == {"grants": {"deals": RENEWED}}
+    assert function(event("forced_refresh.json")) == {
+        "grants": {"deals": RENEWED | {"renew_reason": "forced"}}
+    }
     assert function.broker.endpoint.scopes == ["read:deals"]
 
 
@@ -187,7 +199,10 @@ def test_fallback_to_another_secret_is_warned_of_and_counted(
 
 def test_healed_parameter_is_warned_of(function: Function, output: Output) -> None:
     function.broker.store.faults["deals"] = CorruptStoredToken("no token")
-    assert function({})["grants"]["deals"] == RENEWED | {"reason": "corrupt_parameter"}
+    assert function({})["grants"]["deals"] == RENEWED | {
+        "renew_reason": "corrupt",
+        "reason": "corrupt_parameter",
+    }
     assert output.lines()[0]["level"] == "WARNING"
     assert {"grant": "deals", "CorruptToken": [1.0]} in metrics(output)
     assert not any("RenewalFailed" in metric for metric in metrics(output))
@@ -245,7 +260,10 @@ def test_fault_that_quotes_secrets_is_told_without_them(function: Function, outp
 
 def test_time_to_report_is_kept_back(function: Function, output: Output) -> None:
     function.context.milliseconds = 16_999
-    assert function({})["grants"]["deals"] == {"state": "deferred"}
+    assert function({})["grants"]["deals"] == {
+        "state": "deferred",
+        "renew_reason": "missing",
+    }
     assert output.lines()[0]["level"] == "INFO"
     assert {"Deferred": [1.0]} in metrics(output)
     function.context.milliseconds = 17_000
@@ -286,7 +304,7 @@ def test_wiring_follows_the_environment_and_is_done_once(environment: None) -> N
     assert {name: endpoint.url for name, endpoint in refresher.endpoints.items()} == {
         "default": "https://api.example/oauth2/token"
     }
-    store, holds = cast("Any", refresher.store), cast("Any", refresher.holds)
+    store, states = cast("Any", refresher.store), cast("Any", refresher.states)
     assert store.key_id == "key-arn"
     with Stubber(store._ssm) as ssm:
         ssm.add_client_error(
@@ -297,11 +315,11 @@ def test_wiring_follows_the_environment_and_is_done_once(environment: None) -> N
         ssm.add_client_error(
             "get_parameter",
             "ParameterNotFound",
-            expected_params={"Name": "/enable-tokens/stack/holds/default"},
+            expected_params={"Name": "/enable-tokens/stack/connections/default"},
         )
         assert store.read("deals") is None
-        assert holds._ssm is store._ssm
-        assert holds.read("default").connection is None
+        assert states._ssm is store._ssm
+        assert states.read("default").version == 0
     assert refresher.secrets.connection_of("stack/connections/uat") == "uat"
     secrets = cast("Any", refresher.secrets)._secrets
     assert secrets.meta.service_model.service_name == "secretsmanager"

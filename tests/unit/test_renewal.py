@@ -28,11 +28,12 @@ from token_broker.errors import (
     TokenEndpointUnavailable,
 )
 from token_broker.grants import Grant
+from token_refresher.backoff import Backoff
+from token_refresher.connection_backoffs import CONNECTION_REJECTIONS
+from token_refresher.connection_state import ConnectionState
 from token_refresher.enable.models import TokenResponse
-from token_refresher.holds import Hold, Holds
 from token_refresher.outcomes import State, causes_of_failure
 from token_refresher.refresh_request import RefreshRequest
-from token_refresher.renewal import CONNECTION_REJECTIONS
 
 FORCED = RefreshRequest(force=True)
 CHANGED = RefreshRequest(changed_secret=SECRET_PREFIX + "default")
@@ -53,11 +54,10 @@ def empty() -> Broker:
     return broker
 
 
-def busy(retry_after: float | None, attempts: int = 1) -> TokenEndpointUnavailable:
+def busy(retry_after: float | None) -> TokenEndpointUnavailable:
     return TokenEndpointUnavailable(
         "the token endpoint answered HTTP 429",
         reason="http_429",
-        attempts=attempts,
         retry_after=None if retry_after is None else seconds(retry_after),
     )
 
@@ -138,7 +138,7 @@ def test_token_that_a_block_has_replaced_meanwhile_is_not_told_as_stored(broker:
 @pytest.mark.parametrize(
     ("fault", "reason", "attempts"),
     [
-        (busy(None, attempts=4), "http_429", 4),
+        (busy(None), "http_429", 4),
         (InvalidTokenResponse("nonsense", reason="invalid_response"), "invalid_response", 1),
         (rejection("invalid_scope"), "invalid_scope", 1),
         (client_error("Throttling", "X"), "Throttling", 0),
@@ -173,7 +173,7 @@ def test_unreadable_secret_fails_what_is_due_and_nothing_else(broker: Broker) ->
     broker.store.tokens["deals"] = stored("old", left=60, age=3000)
     del broker.store.tokens["users"]
     unfilled = ConfigurationError("the secret has not been filled in yet")
-    broker.secrets.versions["default", "AWSCURRENT"] = unfilled
+    broker.secrets.stored["default", "AWSCURRENT"] = unfilled
     outcomes = broker.run()
     assert states(outcomes) == {"deals": "failed", "activity": "not_due", "users": "failed"}
     assert outcomes["users"].cause == "the secret has not been filled in yet"
@@ -192,18 +192,18 @@ def test_request_carries_the_credentials_and_the_scope(empty: Broker) -> None:
 
 
 def test_attempts_of_a_success_are_those_that_it_took(empty: Broker) -> None:
-    empty.endpoint.attempts = 3
+    empty.endpoint.failures = 2
     assert {outcome.attempts for outcome in empty.run().values()} == {3}
 
 
 def test_attempts_of_an_answer_that_is_refused_are_those_that_it_took(empty: Broker) -> None:
-    empty.endpoint.attempts = 2
+    empty.endpoint.failures = 1
     empty.endpoint.answers["read:users"] = response(scope="read:deals")
     assert empty.run()["users"].attempts == 2
 
 
 def test_attempts_of_a_token_that_cannot_be_stored_are_those_that_it_took(empty: Broker) -> None:
-    empty.endpoint.attempts = 2
+    empty.endpoint.failures = 1
     empty.store.unwritable["deals"] = client_error("InternalServerError", "PutParameter")
     assert empty.run(DEALS)["deals"].attempts == 2
 
@@ -302,7 +302,7 @@ def test_rejected_connection_costs_one_request_whatever_the_number_of_grants(
     assert [outcome.attempts for outcome in outcomes.values()] == [1] + [0] * (number - 1)
     assert {outcome.retry_at for outcome in outcomes.values()} == {NOW + seconds(55)}
     assert {outcome.secret_version for outcome in outcomes.values()} == {""}
-    assert broker.holds.now().grants == {}  # no grant was refused for itself
+    assert broker.states.now().grants == {}  # no grant was refused for itself
 
 
 def test_rejected_connection_waits_for_at_most_half_of_what_is_left_of_a_token(
@@ -378,10 +378,10 @@ def test_refused_grant_is_asked_for_more_densely_towards_its_tokens_end(broker: 
 
 
 @pytest.mark.parametrize("fault", [busy(None), RuntimeError("a bug")])
-def test_failure_that_may_pass_is_not_held(empty: Broker, fault: Exception) -> None:
+def test_transient_failure_causes_no_backoff(empty: Broker, fault: Exception) -> None:
     empty.endpoint.answers["read:deals"] = fault
     assert minutes_of_requests(empty, "read:deals", until=4) == [0, 1, 2, 3]
-    assert empty.holds.now() == Holds()
+    assert (empty.states.backoff_of(), empty.states.backoff_of("deals")) == (None, None)
 
 
 def put_another_secret(broker: Broker) -> RefreshRequest:
@@ -427,7 +427,7 @@ def change_the_callers(broker: Broker) -> RefreshRequest:
         ("invalid_client", lambda _broker: CHANGED, True),
     ],
 )
-def test_hold_is_lifted_at_once_by_what_it_depends_on(
+def test_backoff_ends_at_once_with_a_change_of_what_was_refused(
     reason: str,
     change: Callable[[Broker], RefreshRequest],
     is_lifted: bool,  # noqa: FBT001
@@ -441,7 +441,7 @@ def test_hold_is_lifted_at_once_by_what_it_depends_on(
     assert len(broker.endpoint.requests) - before == (1 if is_lifted else 0)
 
 
-def test_what_was_lifted_and_is_refused_again_is_held_briefly_at_first(empty: Broker) -> None:
+def test_backoff_of_another_secret_is_short_at_first(empty: Broker) -> None:
     empty.endpoint.refused_secrets |= {SECRET: "invalid_client", "also bad": "invalid_client"}
     minutes_of_requests(empty, until=9)
     empty.secrets.put("v2", "also bad")
@@ -457,11 +457,11 @@ def test_force_does_not_make_the_next_refusal_count_from_one(empty: Broker) -> N
 def test_success_forgets_the_refusals_before_it(empty: Broker) -> None:
     empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
     minutes_of_requests(empty, until=3)
-    assert empty.holds.now_on("deals") is not None
+    assert empty.states.backoff_of("deals") is not None
     empty.clock.wind(MINUTE)
     empty.endpoint.answers.clear()
     assert set(states(empty.run()).values()) <= {"renewed", "not_due"}
-    assert empty.holds.now_on("deals") is None
+    assert empty.states.backoff_of("deals") is None
 
 
 def test_connection_that_is_known_again_serves_all_at_the_first_good_answer(empty: Broker) -> None:
@@ -469,7 +469,7 @@ def test_connection_that_is_known_again_serves_all_at_the_first_good_answer(empt
     minutes_of_requests(empty, until=3)
     empty.endpoint.refused_secrets.clear()
     assert set(states(empty.run()).values()) == {"renewed"}
-    assert empty.holds.now_on() is None
+    assert empty.states.backoff_of() is None
 
 
 @pytest.mark.parametrize(
@@ -490,14 +490,14 @@ def test_retry_after_is_honoured_by_the_whole_connection_and_by_later_runs(
         empty.clock.wind(1)
     empty.endpoint.answers.clear()
     assert set(states(empty.run()).values()) == {"renewed"}
-    assert empty.holds.now_on() is None
+    assert empty.states.backoff_of() is None
 
 
 def test_retry_after_of_the_first_grant_spares_enable_the_others(empty: Broker) -> None:
-    empty.endpoint.answers["read:deals"] = busy(120, attempts=2)
+    empty.endpoint.answers["read:deals"] = busy(120)
     outcomes = empty.run()
     assert states(outcomes) == {"deals": "failed", "activity": "waiting", "users": "waiting"}
-    assert [outcome.attempts for outcome in outcomes.values()] == [2, 0, 0]
+    assert [outcome.attempts for outcome in outcomes.values()] == [1, 0, 0]
     assert empty.endpoint.scopes == ["read:deals"]
 
 
@@ -536,10 +536,10 @@ def test_another_grant_goes_first_after_a_refusal_so_that_one_alone_blocks_no_ot
     outcomes = empty.run()
     assert states(outcomes) == {"deals": "failed", "activity": "renewed", "users": "renewed"}
     assert empty.endpoint.scopes[1] == "read:activity"
-    assert empty.holds.now_on() is None
-    hold = empty.holds.now_on("deals")
-    assert hold is not None
-    assert hold.reason == "unauthorized_client"
+    assert empty.states.backoff_of() is None
+    backoff = empty.states.backoff_of("deals")
+    assert backoff is not None
+    assert backoff.reason == "unauthorized_client"
 
 
 def test_grant_that_is_refused_alone_never_lets_another_s_token_lapse() -> None:
@@ -561,7 +561,7 @@ def test_grant_that_is_refused_alone_never_lets_another_s_token_lapse() -> None:
     ("left", "state"),
     [(-1, "waiting"), (0, "waiting"), (1, "renewed"), (120, "renewed"), (121, "waiting")],
 )
-def test_token_about_to_end_has_a_last_try_in_spite_of_another_grants_refusal(
+def test_token_in_its_final_retry_window_is_requested_in_spite_of_another_grants_refusal(
     broker: Broker, left: float, state: str
 ) -> None:
     del broker.store.tokens["deals"]
@@ -581,7 +581,7 @@ def refused_and_about_to_end() -> Broker:
     return broker
 
 
-def test_last_tries_are_few_however_many_runs_are_started() -> None:
+def test_attempts_in_the_final_retry_window_are_few_however_many_runs_start() -> None:
     broker = refused_and_about_to_end()
     asked_at = []
     for second in range(120):
@@ -590,7 +590,7 @@ def test_last_tries_are_few_however_many_runs_are_started() -> None:
         if len(broker.endpoint.requests) > before:
             asked_at.append(second)
         broker.clock.wind(1)
-    assert asked_at == [0, 60, 90, 105, 112, 116, 118]
+    assert asked_at == [0, 60, 90, 105, 113, 117, 119]
 
 
 @pytest.mark.parametrize("second", [1, 59, 61, 100, 117])
@@ -615,8 +615,10 @@ def test_deferral_forgets_no_refusal(empty: Broker) -> None:
     "fault", [client_error("ThrottlingException", "GetParameter"), RuntimeError("a bug")]
 )
 @pytest.mark.parametrize("what", ["fault_of_read", "fault_of_write"])
-def test_holds_that_cannot_be_kept_fail_no_run(empty: Broker, what: str, fault: Exception) -> None:
-    setattr(empty.holds, what, fault)
+def test_state_that_parameter_store_refuses_fails_no_run(
+    empty: Broker, what: str, fault: Exception
+) -> None:
+    setattr(empty.states, what, fault)
     empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
     expected = {"deals": "failed", "activity": "renewed", "users": "renewed"}
     assert states(empty.run()) == expected
@@ -624,56 +626,54 @@ def test_holds_that_cannot_be_kept_fail_no_run(empty: Broker, what: str, fault: 
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", '{"connection": [1], "grants": {}}', "[" * 999])
-def test_holds_that_somebody_spoilt_hold_nothing_and_are_overwritten(
-    empty: Broker, text: str
-) -> None:
-    empty.holds.texts["default"] = [text]
+def test_malformed_state_is_empty_and_is_overwritten(empty: Broker, text: str) -> None:
+    empty.states.put_text(text)
     empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
     assert states(empty.run())["deals"] == "failed"
-    assert empty.holds.now_on("deals") is not None
+    assert empty.states.backoff_of("deals") is not None
 
 
 # ── Overlapping runs ─────────────────────────────────────────────────────────────────────────────
 
 
-def claim(broker: Broker, holds: Holds | None = None) -> None:
+def lease(broker: Broker, state: ConnectionState | None = None) -> None:
     """Another run begins."""
-    claimed = replace(holds or Holds(), claimed_at=broker.clock(), claimed_by="another run")
-    broker.holds.texts.setdefault("default", []).append(claimed.to_json())
+    leased = replace(state or ConnectionState(), leased_at=broker.clock(), owner="another run")
+    broker.states.put(leased)
 
 
-def test_connection_that_another_run_is_at_is_left_to_it(empty: Broker) -> None:
-    claim(empty)
+def test_connection_is_left_to_the_run_that_has_the_lease(empty: Broker) -> None:
+    lease(empty)
     outcomes = empty.run()
-    assert set(states(outcomes).values()) == {"underway"}
+    assert set(states(outcomes).values()) == {"in_progress"}
     assert causes_of_failure(outcomes.values()) == {}
     assert (empty.secrets.reads, empty.endpoint.requests) == ([], [])
-    assert empty.holds.now().claimed_by == "another run"
+    assert empty.states.now().owner == "another run"
 
 
-def test_claim_of_a_run_that_was_killed_ends_by_itself(empty: Broker) -> None:
-    claim(empty)
+def test_lease_of_a_killed_run_ends_by_itself(empty: Broker) -> None:
+    lease(empty)
     empty.clock.wind(54)
-    assert set(states(empty.run()).values()) == {"underway"}
+    assert set(states(empty.run()).values()) == {"in_progress"}
     empty.clock.wind(1)
     assert set(states(empty.run()).values()) == {"renewed"}
-    assert empty.holds.now() == Holds()
+    assert empty.states.now() == ConnectionState()
 
 
-def test_run_that_could_not_read_the_holds_does_not_take_another_for_first(empty: Broker) -> None:
+def test_run_that_cannot_read_the_state_goes_on(empty: Broker) -> None:
     for _ in range(3):  # versions that it knows nothing of
-        empty.holds.write("default", Holds())
-    empty.holds.fault_of_read = RuntimeError("for a moment")
+        empty.states.put(ConnectionState())
+    empty.states.fault_of_read = RuntimeError("for a moment")
 
     def recover(_connection: str) -> None:
-        empty.holds.fault_of_read = None
+        empty.states.fault_of_read = None
 
     empty.secrets.on_read = recover
     assert set(states(empty.run()).values()) == {"renewed"}
 
 
 def test_force_waits_for_no_other_run(empty: Broker) -> None:
-    claim(empty)
+    lease(empty)
     assert set(states(empty.run(FORCED)).values()) == {"renewed"}
 
 
@@ -681,13 +681,13 @@ def test_changed_secret_waits_for_another_run_and_asks_for_what_that_one_did_not
     broker: Broker,
 ) -> None:
     broker.secrets.put("v2")
-    claim(broker)
+    lease(broker)
 
     def end() -> None:
         if broker.clock() >= NOW + seconds(3):
             broker.store.tokens["deals"] = stored("new", secret_version="v2")
             broker.store.tokens["users"] = stored("old", secret_version="v1", scope=("read:users",))
-            broker.holds.write("default", Holds())
+            broker.states.put(ConnectionState())
 
     broker.on_pause = end
     assert states(broker.run(CHANGED)) == {
@@ -699,89 +699,89 @@ def test_changed_secret_waits_for_another_run_and_asks_for_what_that_one_did_not
 
 
 def test_changed_secret_overtakes_a_run_that_does_not_end(empty: Broker) -> None:
-    claim(empty)
+    lease(empty)
     assert set(states(empty.run(CHANGED, time=55)).values()) == {"renewed"}
     assert empty.clock() == NOW + seconds(20)
 
 
-def test_changed_secret_that_loses_the_claim_looks_again(empty: Broker) -> None:
-    def overtake(_holds: Holds) -> None:
-        empty.holds.on_write = lambda _holds: None
-        claim(empty)
+def test_changed_secret_that_loses_the_lease_looks_again(empty: Broker) -> None:
+    def overtake(_state: ConnectionState) -> None:
+        empty.states.on_write = lambda _state: None
+        lease(empty)
 
     def end() -> None:
         for name in empty.grants:
             empty.store.tokens[name] = stored(name, secret_version="v1", scope=(f"read:{name}",))
-        empty.holds.write("default", Holds())
+        empty.states.put(ConnectionState())
 
-    empty.holds.on_write, empty.on_pause = overtake, end
+    empty.states.on_write, empty.on_pause = overtake, end
     assert set(states(empty.run(CHANGED)).values()) == {"not_due"}
     assert empty.endpoint.requests == []
 
 
-def test_run_claims_its_connection_before_it_asks_and_gives_it_up_after(empty: Broker) -> None:
+def test_run_takes_the_lease_before_it_makes_a_request_and_releases_it_after(empty: Broker) -> None:
     seen: list[bool] = []
     empty.endpoint.on_request = lambda _request: seen.append(
-        empty.holds.now().is_claimed(empty.clock())
+        empty.states.now().is_leased(empty.clock())
     )
     empty.endpoint.answers["read:users"] = RuntimeError("a bug")
     empty.run()
     assert seen == [True] * 3
-    assert empty.holds.now() == Holds()
+    assert empty.states.now() == ConnectionState()
 
 
-def test_run_that_has_nothing_to_ask_claims_nothing(empty: Broker) -> None:
+def test_run_that_makes_no_request_takes_no_lease(empty: Broker) -> None:
     empty.endpoint.refused_secrets[SECRET] = "invalid_client"
     empty.run()
-    versions = len(empty.holds.texts["default"])
+    versions = len(empty.states.texts["default"])
     assert set(states(empty.run()).values()) == {"waiting"}
-    assert len(empty.holds.texts["default"]) == versions
+    assert len(empty.states.texts["default"]) == versions
 
 
-def test_of_runs_that_begin_at_once_the_first_to_claim_goes_on(empty: Broker) -> None:
-    def overtake(_holds: Holds) -> None:
-        empty.holds.on_write = lambda _holds: None
-        claim(empty)
+def test_of_runs_that_begin_at_once_the_first_to_take_the_lease_goes_on(empty: Broker) -> None:
+    def overtake(_state: ConnectionState) -> None:
+        empty.states.on_write = lambda _state: None
+        lease(empty)
 
-    empty.holds.on_write = overtake
-    assert set(states(empty.run()).values()) == {"underway"}
+    empty.states.on_write = overtake
+    assert set(states(empty.run()).values()) == {"in_progress"}
     assert empty.endpoint.requests == []
 
 
-def test_holds_of_a_run_that_ended_meanwhile_are_put_back(empty: Broker) -> None:
-    hold = Hold(reason="invalid_scope", refusals=3, until=NOW + seconds(220), depends_on="key")
-    ended = Holds(grants={"deals": hold})
+def test_state_of_a_run_that_has_ended_meanwhile_is_restored(empty: Broker) -> None:
+    backoff = Backoff(reason="invalid_scope", failures=3, until=NOW + seconds(220), key="key")
+    ended = ConnectionState(grants={"deals": backoff})
 
-    def overtake(_holds: Holds) -> None:
-        empty.holds.on_write = lambda _holds: None
-        claim(empty)
-        empty.holds.texts["default"].append(ended.to_json())
+    def overtake(_state: ConnectionState) -> None:
+        empty.states.on_write = lambda _state: None
+        lease(empty)
+        empty.states.put(ended)
 
-    empty.holds.on_write = overtake
-    assert set(states(empty.run()).values()) == {"underway"}
-    assert empty.holds.now() == ended
+    empty.states.on_write = overtake
+    assert set(states(empty.run()).values()) == {"in_progress"}
+    assert empty.states.now() == ended
     assert states(empty.run())["users"] == "renewed"
 
 
-def test_claim_whose_answer_was_lost_and_that_was_written_twice_is_still_ours(
+def test_lease_that_is_written_twice_after_a_lost_response_is_still_ours(
     empty: Broker,
 ) -> None:
-    def write_twice(holds: Holds) -> None:
-        empty.holds.on_write = lambda _holds: None
-        empty.holds.write("default", holds)
+    def write_twice(state: ConnectionState) -> None:
+        empty.states.on_write = lambda _state: None
+        empty.states.put(state)
 
-    empty.holds.on_write = write_twice
+    empty.states.on_write = write_twice
     assert set(states(empty.run()).values()) == {"renewed"}
 
 
-def test_claims_keep_the_holds_that_were_known(empty: Broker) -> None:
+def test_lease_keeps_the_backoffs_that_were_read(empty: Broker) -> None:
     empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
     empty.run()
     del empty.store.tokens["users"]
-    empty.endpoint.on_request = lambda _request: seen.append(empty.holds.now_on("deals"))
-    seen: list[Hold | None] = []
+    empty.endpoint.on_request = lambda _request: seen.append(empty.states.backoff_of("deals"))
+    seen: list[Backoff | None] = []
     empty.run()
-    assert seen == [empty.holds.now_on("deals")]
+    assert seen == [empty.states.backoff_of("deals")]
     assert None not in seen
 
 
@@ -791,17 +791,17 @@ def test_runs_at_once_make_the_requests_of_one(empty: Broker) -> None:
     assert set(states(empty.run()).values()) == {"renewed"}
     assert sorted(empty.endpoint.scopes) == ["read:activity", "read:deals", "read:users"]
     assert len(others) == 3
-    assert {state for told in others for state in told.values()} <= {"underway", "not_due"}
+    assert {state for told in others for state in told.values()} <= {"in_progress", "not_due"}
 
 
 def test_run_that_ends_while_another_begins_costs_no_more_than_one_extra_request(
     empty: Broker,
 ) -> None:
     def be_overtaken() -> None:
-        empty.holds.on_read = lambda: None
+        empty.states.on_read = lambda: None
         assert set(states(empty.run()).values()) == {"renewed"}
 
-    empty.holds.on_read = be_overtaken  # the other run has read the store by then
+    empty.states.on_read = be_overtaken  # the other run has read the store by then
     empty.run()
     assert len(empty.endpoint.requests) <= 3 + 1
 
@@ -824,7 +824,7 @@ def malformed() -> ConfigurationError:
         ("bad", "good", "AWSPREVIOUS", ["bad", "good"]),  # PENDING is on the current version
     ],
 )
-def test_secret_that_enable_does_not_know_is_replaced_by_another_version(
+def test_secret_that_enable_does_not_accept_is_replaced_by_another_version(
     empty: Broker,
     pending: str | Exception | None,
     previous: str | None,
@@ -834,7 +834,7 @@ def test_secret_that_enable_does_not_know_is_replaced_by_another_version(
     empty.endpoint.refused_secrets |= {"bad": "invalid_client", "worse": "invalid_client"}
     empty.secrets.put("v-bad", "bad")
     if isinstance(pending, Exception):
-        empty.secrets.versions["default", "AWSPENDING"] = pending
+        empty.secrets.stored["default", "AWSPENDING"] = pending
     elif pending:
         empty.secrets.put(f"v-{pending}", pending, stage="AWSPENDING")
     if previous:
@@ -846,10 +846,12 @@ def test_secret_that_enable_does_not_know_is_replaced_by_another_version(
     assert {token.secret_version for token in empty.store.tokens.values()} == {"v-good"}
     assert [r.client_secret for r in empty.endpoint.requests] == [*asked, "good", "good"]
     assert [o.attempts for o in outcomes.values()] == [len(asked), 1, 1]
-    assert empty.holds.now_on() is None
+    assert empty.states.backoff_of() is None
 
 
-def test_connection_without_a_secret_that_enable_knows_is_held_as_a_whole(empty: Broker) -> None:
+def test_connection_without_a_secret_that_enable_accepts_backs_off_as_a_whole(
+    empty: Broker,
+) -> None:
     for number, stage in enumerate(("AWSCURRENT", "AWSPENDING", "AWSPREVIOUS")):
         empty.secrets.put(f"v{number}", f"bad{number}", stage=stage)
         empty.endpoint.refused_secrets[f"bad{number}"] = "invalid_client"
@@ -859,7 +861,7 @@ def test_connection_without_a_secret_that_enable_knows_is_held_as_a_whole(empty:
     assert {o.secret_stage for o in outcomes.values()} == {""}
     assert set(states(empty.run()).values()) == {"waiting"}
     assert len(empty.endpoint.requests) == 3
-    assert empty.holds.now().grants == {}
+    assert empty.states.now().grants == {}
 
 
 def test_version_that_has_both_other_labels_is_tried_once(empty: Broker) -> None:
@@ -877,7 +879,7 @@ def test_version_that_cannot_be_read_is_passed_over(empty: Broker, stage: str) -
     empty.endpoint.refused_secrets["bad"] = "invalid_client"
     denied = client_error("AccessDeniedException", "GetSecretValue")
     other = {"AWSPENDING": "AWSPREVIOUS", "AWSPREVIOUS": "AWSPENDING"}[stage]
-    empty.secrets.versions["default", stage] = denied
+    empty.secrets.stored["default", stage] = denied
     assert {o.reason for o in empty.run().values()} == {"invalid_client"}
     empty.secrets.put("v-good", "good", stage=other)
     assert {o.secret_stage for o in empty.run(FORCED).values()} == {other}
@@ -891,7 +893,7 @@ def test_other_refusals_are_no_reason_to_try_another_version(empty: Broker, reas
     assert empty.secrets.reads == [("default", "AWSCURRENT")]
 
 
-def test_fallback_that_finds_no_time_is_deferred(empty: Broker) -> None:
+def test_fallback_without_time_is_deferred(empty: Broker) -> None:
     empty.secrets.put("v-bad", "bad")
     empty.secrets.put("v-good", "good", stage="AWSPREVIOUS")
     empty.endpoint.refused_secrets["bad"] = "invalid_client"
@@ -933,7 +935,7 @@ def test_secret_may_change_at_enable_before_with_or_after_secrets_manager(
         if minute == 30:
             broker.secrets.put("v2", "new")
             broker.secrets.put("v1", "old", stage="AWSPREVIOUS")
-            del broker.secrets.versions["default", "AWSPENDING"]
+            del broker.secrets.stored["default", "AWSPENDING"]
             broker.run(CHANGED)
         outcomes = broker.run()
         assert causes_of_failure(outcomes.values()) == {}

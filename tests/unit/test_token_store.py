@@ -1,6 +1,6 @@
 """The store: one SecureString for each grant, read by name."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -8,9 +8,16 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from tests.unit.fakes import FakeSsm, all_said, leaks, ssm_client, stored
-from token_broker.errors import CorruptStoredToken, GrantBlocked
-from token_broker.models import StoredToken, block_record
-from token_broker.token_store import ParameterTokenStore
+from token_broker.errors import CorruptStoredToken
+from token_broker.models import (
+    Blocked,
+    Corrupt,
+    Stored,
+    StoredToken,
+    Unreadable,
+    block_record,
+)
+from token_broker.token_store import UNREADABLE_CODES, ParameterTokenStore
 
 if TYPE_CHECKING:
     from types_boto3_ssm import SSMClient
@@ -19,6 +26,8 @@ NAME = "/enable-tokens/stack/deals"
 READ = {"Name": NAME, "WithDecryption": True}
 OLD = stored("old", left=60, parameter_version=7)
 NEW = stored("new", left=3600)
+LATER, SOONER = stored("later", left=3601), stored("sooner", left=3000)
+BLOCK = block_record("leaked, case 7", now=NEW.issued_at)
 
 
 def parameter(text: str, version: int = 7) -> dict[str, object]:
@@ -87,24 +96,93 @@ def test_token_is_written_encrypted_over_the_old_one_and_without_a_label(
     assert store.write("deals", stored()) == 2
 
 
-@pytest.mark.parametrize(("replaced", "version"), [(None, 1), (OLD, 8)])
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        (stored().to_json(), stored()),
+        (BLOCK, Blocked(reason="leaked, case 7", record=BLOCK, parameter_version=7)),
+        ("corrupt", Corrupt(parameter_version=7)),
+    ],
+)
+def test_what_is_stored_is_a_value(
+    stub: Stubber, store: ParameterTokenStore, text: str, state: Stored
+) -> None:
+    stub.add_response("get_parameter", parameter(text), READ)
+    assert store.state("deals") == state
+
+
+def test_missing_parameter_is_a_value_too(stub: Stubber, store: ParameterTokenStore) -> None:
+    stub.add_client_error("get_parameter", "ParameterNotFound", expected_params=READ)
+    assert store.state("deals") is None
+
+
+@pytest.mark.parametrize("code", sorted(UNREADABLE_CODES))
+def test_parameter_that_cannot_be_decrypted_is_unreadable(
+    stub: Stubber, store: ParameterTokenStore, code: str
+) -> None:
+    stub.add_client_error("get_parameter", code)
+    assert store.state("deals") == Unreadable(cause=f"GetParameter was refused by AWS: {code}")
+
+
+def test_parameter_that_cannot_be_read_for_another_reason_is_no_state(
+    stub: Stubber, store: ParameterTokenStore
+) -> None:
+    stub.add_client_error("get_parameter", "ThrottlingException")
+    with pytest.raises(ClientError, match="Throttling"):
+        store.state("deals")
+
+
+def earlier(overwritten: StoredToken, new: StoredToken) -> bool:
+    """A token that another run has stored stays if it expires later."""
+    return overwritten.expires_at > new.expires_at
+
+
+def never(_overwritten: StoredToken, _new: StoredToken) -> bool:
+    return False
+
+
+def expect_between(stub: Stubber, versions: dict[int, str | None]) -> None:
+    """What stands between the version that was read and the write."""
+    for version, text in versions.items():
+        if text is None:
+            stub.add_client_error("get_parameter", "ParameterVersionNotFound")
+        else:
+            name = READ | {"Name": f"{NAME}:{version}"}
+            stub.add_response("get_parameter", parameter(text, version), name)
+
+
+@pytest.mark.parametrize(
+    ("seen", "version"),
+    [(None, 1), (OLD, 8), (Corrupt(parameter_version=4), 5), (Unreadable(cause="x"), 1)],
+)
 def test_token_that_nobody_else_wrote_meanwhile_is_stored_by_one_call(
-    stub: Stubber, store: ParameterTokenStore, replaced: StoredToken | None, version: int
+    stub: Stubber, store: ParameterTokenStore, seen: Stored, version: int
 ) -> None:
     stub.add_response("put_parameter", {"Version": version}, written(NEW))
-    assert store.replace("deals", NEW, replaced=replaced) == NEW
+    assert store.replace("deals", NEW, seen=seen, is_restored=earlier) == NEW
 
 
-@pytest.mark.parametrize(("replaced", "version"), [(None, 2), (OLD, 9), (OLD, 12)])
+@pytest.mark.parametrize(
+    ("seen", "version", "between"),
+    [
+        (None, 2, {1: LATER}),
+        (OLD, 9, {8: LATER}),
+        (OLD, 11, {8: SOONER, 9: LATER, 10: SOONER}),  # not only the last one that was overwritten
+        (OLD, 3, {1: LATER, 2: SOONER}),  # deleted in the meantime and created again
+        (Unreadable(cause="x"), 9, {8: LATER}),
+    ],
+)
 def test_later_token_of_an_overlapping_run_is_put_back(
-    stub: Stubber, store: ParameterTokenStore, replaced: StoredToken | None, version: int
+    stub: Stubber,
+    store: ParameterTokenStore,
+    seen: Stored,
+    version: int,
+    between: dict[int, StoredToken],
 ) -> None:
-    later = stored("later", left=3601)
     stub.add_response("put_parameter", {"Version": version}, written(NEW))
-    between = READ | {"Name": f"{NAME}:{version - 1}"}
-    stub.add_response("get_parameter", parameter(later.to_json(), version - 1), between)
-    stub.add_response("put_parameter", {"Version": version + 1}, written(later))
-    assert store.replace("deals", NEW, replaced=replaced) == later
+    expect_between(stub, {number: token.to_json() for number, token in between.items()})
+    stub.add_response("put_parameter", {"Version": version + 1}, written(LATER))
+    assert store.replace("deals", NEW, seen=seen, is_restored=earlier) == LATER
 
 
 @pytest.mark.parametrize(
@@ -121,11 +199,16 @@ def test_nothing_else_is_put_back(
     stub: Stubber, store: ParameterTokenStore, between: str | None
 ) -> None:
     stub.add_response("put_parameter", {"Version": 9}, written(NEW))
-    if between is None:
-        stub.add_client_error("get_parameter", "ParameterVersionNotFound")
-    else:
-        stub.add_response("get_parameter", parameter(between, 8), READ | {"Name": f"{NAME}:8"})
-    assert store.replace("deals", NEW, replaced=OLD) == NEW
+    expect_between(stub, {8: between})
+    assert store.replace("deals", NEW, seen=OLD, is_restored=earlier) == NEW
+
+
+def test_overwritten_version_that_cannot_be_read_leaves_the_new_token(
+    stub: Stubber, store: ParameterTokenStore
+) -> None:
+    stub.add_response("put_parameter", {"Version": 9}, written(NEW))
+    stub.add_client_error("get_parameter", "ThrottlingException")
+    assert store.replace("deals", NEW, seen=OLD, is_restored=earlier) == NEW
 
 
 def test_token_of_the_same_scopes_in_another_order_may_be_put_back(
@@ -134,51 +217,54 @@ def test_token_of_the_same_scopes_in_another_order_may_be_put_back(
     token = stored("new", scope=("a", "b"))
     later = stored("later", left=3601, scope=("b", "a"))
     stub.add_response("put_parameter", {"Version": 9}, written(token))
-    stub.add_response("get_parameter", parameter(later.to_json(), 8))
+    expect_between(stub, {8: later.to_json()})
     stub.add_response("put_parameter", {"Version": 10}, written(later))
-    assert store.replace("deals", token, replaced=OLD) == later
+    assert store.replace("deals", token, seen=OLD, is_restored=earlier) == later
 
 
-def test_token_better_than_any_stays_over_a_later_one(
+def test_token_that_replaces_any_stays_over_a_later_one(
     stub: Stubber, store: ParameterTokenStore
 ) -> None:
     stub.add_response("put_parameter", {"Version": 9}, written(NEW))
-    stub.add_response("get_parameter", parameter(stored("later", left=9999).to_json(), 8))
-    assert store.replace("deals", NEW, replaced=OLD, is_better_than_any=True) == NEW
+    expect_between(stub, {8: stored("later", left=9999).to_json()})
+    assert store.replace("deals", NEW, seen=OLD, is_restored=never) == NEW
 
 
-@pytest.mark.parametrize("is_better_than_any", [False, True])
+@pytest.mark.parametrize("is_restored", [earlier, never])
+@pytest.mark.parametrize(
+    "between", [{8: BLOCK}, {8: BLOCK, 9: LATER.to_json()}, {8: LATER.to_json(), 9: BLOCK}]
+)
 def test_block_that_a_renewal_has_overwritten_is_put_back(
-    stub: Stubber, store: ParameterTokenStore, *, is_better_than_any: bool
+    stub: Stubber,
+    store: ParameterTokenStore,
+    between: dict[int, str],
+    is_restored: Callable[[StoredToken, StoredToken], bool],
 ) -> None:
-    block = block_record("leaked, case 7", now=NEW.issued_at)
-    stub.add_response("put_parameter", {"Version": 9}, written(NEW))
-    stub.add_response("get_parameter", parameter(block, 8), READ | {"Name": f"{NAME}:8"})
-    again = written(NEW) | {"Value": block, "Description": "Blocked: leaked, case 7"}
-    stub.add_response("put_parameter", {"Version": 10}, again)
-    with pytest.raises(GrantBlocked) as caught:
-        store.replace("deals", NEW, replaced=OLD, is_better_than_any=is_better_than_any)
-    assert caught.value.reason == "leaked, case 7"
+    stub.add_response("put_parameter", {"Version": 8 + len(between)}, written(NEW))
+    expect_between(stub, dict(between))
+    again = written(NEW) | {"Value": BLOCK, "Description": "Blocked: leaked, case 7"}
+    stub.add_response("put_parameter", {"Version": 9 + len(between)}, again)
+    now = store.replace("deals", NEW, seen=OLD, is_restored=is_restored)
+    assert isinstance(now, Blocked)
+    assert now.reason == "leaked, case 7"
 
 
 def test_block_that_a_token_put_back_has_overwritten_is_put_back(
     stub: Stubber, store: ParameterTokenStore
 ) -> None:
-    later, block = stored("later", left=3601), block_record("leaked", now=NEW.issued_at)
     stub.add_response("put_parameter", {"Version": 9}, written(NEW))
-    stub.add_response("get_parameter", parameter(later.to_json(), 8))
-    stub.add_response("put_parameter", {"Version": 11}, written(later))
-    stub.add_response("get_parameter", parameter(block, 10), READ | {"Name": f"{NAME}:10"})
-    again = written(NEW) | {"Value": block, "Description": "Blocked: leaked"}
+    expect_between(stub, {8: LATER.to_json()})
+    stub.add_response("put_parameter", {"Version": 11}, written(LATER))
+    expect_between(stub, {10: BLOCK})
+    again = written(NEW) | {"Value": BLOCK, "Description": "Blocked: leaked, case 7"}
     stub.add_response("put_parameter", {"Version": 12}, again)
-    with pytest.raises(GrantBlocked):
-        store.replace("deals", NEW, replaced=OLD)
+    assert isinstance(store.replace("deals", NEW, seen=OLD, is_restored=earlier), Blocked)
 
 
 def test_refused_write_passes_through(stub: Stubber, store: ParameterTokenStore) -> None:
     stub.add_client_error("put_parameter", "ThrottlingException")
     with pytest.raises(ClientError, match="Throttling"):
-        store.replace("deals", NEW, replaced=None)
+        store.replace("deals", NEW, seen=None, is_restored=earlier)
 
 
 class CountedSsm(FakeSsm):
@@ -205,7 +291,7 @@ def test_replacement_that_nobody_disturbs_reads_nothing(
 ) -> None:
     ssm, store = counted
     found = store.read("deals")
-    store.replace("deals", stored("new"), replaced=found)
+    store.replace("deals", stored("new"), seen=found, is_restored=earlier)
     assert (ssm.reads, len(ssm.values["/p/deals"])) == (1, 4)
 
 
@@ -216,5 +302,5 @@ def test_token_of_another_run_is_put_back_if_it_ends_later_at_the_price_of_one_r
     ssm, store = counted
     found = store.read("deals")
     store.write("deals", stored("theirs", left=left))
-    store.replace("deals", stored("ours", left=3600), replaced=found)
+    store.replace("deals", stored("ours", left=3600), seen=found, is_restored=earlier)
     assert (ssm.reads, len(ssm.values["/p/deals"])) == (2, writes)

@@ -86,7 +86,7 @@ class _Names:
     @property
     def state(self) -> str:
         """What refresh runs keep of a connection."""
-        return self.parameter(f"{self.deployment.stack.prefix}/holds/default")
+        return self.parameter(f"{self.deployment.stack.prefix}/connections/default")
 
     @property
     def foreign_token(self) -> str:

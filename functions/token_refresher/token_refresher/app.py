@@ -1,9 +1,5 @@
 """The refresh function: knows event, context and environment, and wires the rest."""
 
-import gc
-
-gc.disable()  # until all is loaded: a start-up makes no garbage, and looking for it takes 8 % of it
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,14 +18,14 @@ from token_broker.log import service_logger
 from token_broker.metrics import emit
 from token_broker.models import rfc3339
 from token_broker.token_store import ParameterTokenStore
+from token_refresher.connection_state import ConnectionStateStore
 from token_refresher.credentials import SecretReader
+from token_refresher.due_grant import CORRUPT
 from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.enable.http_client import HttpClient
-from token_refresher.holds import ParameterHoldStore
 from token_refresher.outcomes import Outcome, State, causes_of_failure
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
-from token_refresher.renewal import CORRUPT
 
 SERVICE: Final = "token-refresher"
 TIME_TO_REPORT: Final = timedelta(seconds=2)
@@ -86,7 +82,7 @@ def _refresher() -> Refresher:
             prefix=config.token_parameter_prefix,
             key_id=config.token_key_arn,
         ),
-        holds=ParameterHoldStore(ssm, prefix=config.token_parameter_prefix),
+        states=ConnectionStateStore(ssm, prefix=config.token_parameter_prefix),
         secrets=SecretReader(secrets, prefix=config.secret_prefix),
         refresh_ahead=config.refresh_ahead,
         parallelism=config.parallelism,
@@ -131,6 +127,7 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
 def _summary(outcome: Outcome) -> dict[str, object]:
     facts = {
         "state": outcome.state.value,
+        "renew_reason": outcome.renew_reason.value if outcome.renew_reason else None,
         "expires_at": rfc3339(outcome.expires_at) if outcome.expires_at else None,
         "fingerprint": outcome.fingerprint,
         "secret_stage": outcome.secret_stage,
@@ -182,7 +179,3 @@ def _measure(outcome: Outcome, now: datetime, due_window_left: float) -> None:
         emit(SERVICE, {"CorruptToken": 1}, grant=outcome.grant)
     if outcome.state is State.DEFERRED:
         emit(SERVICE, {"Deferred": 1})
-
-
-gc.freeze()  # what is there now stays, and need not be looked at again
-gc.enable()

@@ -1,5 +1,6 @@
 """The client secret: read once per run and connection that has something to renew, never kept."""
 
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ PLACEHOLDER: Final = "REPLACE-ME"
 
 CURRENT: Final = "AWSCURRENT"
 FALLBACK_STAGES: Final = ("AWSPENDING", "AWSPREVIOUS")
-"""What is tried, in this order, when Enable no longer knows the current secret."""
+"""The other versions, in the order in which they are requested with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,27 @@ class SecretReader:
         if not name.startswith(self._prefix):
             return None
         return name.removeprefix(self._prefix)
+
+    def versions(self, connection: str) -> Iterator[SecretVersion]:
+        """A secret's current version, then the pending and the previous one, if they differ.
+
+        Each is read when it is asked for. A fallback that is malformed or unreadable is passed
+        over: the refusal of the current version is what is reported.
+
+        Raises:
+            As `read`, for the current version.
+        """
+        seen = set()
+        for stage in (CURRENT, *FALLBACK_STAGES):
+            try:
+                version = self.read(connection, stage)
+            except Exception:
+                if stage == CURRENT:
+                    raise
+                continue
+            if version is not None and version.version_id not in seen:
+                seen.add(version.version_id)
+                yield version
 
     def read(self, connection: str, stage: str = CURRENT) -> SecretVersion | None:
         """Read a secret's version by its staging label; None if there is no such version.

@@ -12,28 +12,47 @@ class State(StrEnum):
     RENEWED = "renewed"
     NOT_DUE = "not_due"
     UNCHANGED = "unchanged"
-    """The token at hand expires no later than the stored one, which therefore stays."""
+    """The new token expires no later than the stored one, which therefore stays."""
     DEFERRED = "deferred"
     """No time was left; it is the most urgent of the next run."""
     WAITING = "waiting"
-    """Not tried because of an earlier refusal; see `holds`."""
-    UNDERWAY = "underway"
+    """No attempt was made because of an earlier refusal; see `backoff`."""
+    IN_PROGRESS = "in_progress"
     """Another run is renewing it at this moment."""
     BLOCKED = "blocked"
     """An operator has stopped it."""
     FAILED = "failed"
 
 
+class RenewReason(StrEnum):
+    """Why a run renews a grant."""
+
+    MISSING = "missing"
+    CORRUPT = "corrupt"
+    """The parameter holds what the broker did not write, or a token dated too far ahead."""
+    UNREADABLE = "unreadable"
+    """The parameter cannot be decrypted any more."""
+    SCOPE_CHANGED = "scope_changed"
+    """The stored token is for what the grant was before."""
+    DUE = "due"
+    REJECTED = "rejected"
+    """Enable's API rejected the stored token."""
+    SECRET_CHANGED = "secret_changed"  # noqa: S105 - a reason, not a secret
+    """The stored token is of another version of the client secret."""
+    FORCED = "forced"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one grant.
+    """How a run left one grant.
 
     Attributes:
         grant: its name.
         state: how the run left it.
+        renew_reason: why it was to be renewed; None if it was not.
         scope: of the grant.
         connection: where its token comes from.
-        issued_at: of the token that is stored now; None if there is none that is known.
+        issued_at: of the token that is stored now; None if none is known.
         expires_at: of that token.
         fingerprint: of that token.
         secret_version: that it was issued for.
@@ -47,6 +66,7 @@ class Outcome:
 
     grant: str
     state: State
+    renew_reason: RenewReason | None = None
     scope: tuple[str, ...] = ()
     connection: str = ""
     issued_at: datetime | None = None

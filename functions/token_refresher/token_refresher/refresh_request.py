@@ -6,6 +6,8 @@ from typing import Self
 
 from token_broker.errors import InvalidRequest
 from token_broker.grants import Grant
+from token_refresher import policy
+from token_refresher.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +15,7 @@ class RefreshRequest:
     """What one invocation is asked to do.
 
     Attributes:
-        force: renew whatever is left of the stored tokens, and wait for no hold.
+        force: renew whatever is left of the stored tokens, also during a backoff.
         grants: limit the run to these; None means all.
         rejected: fingerprint of a token that Enable refused: renew the grant if it is still
             the stored one, whatever is left of it.
@@ -25,6 +27,13 @@ class RefreshRequest:
     grants: tuple[str, ...] | None = None
     rejected: str | None = None
     changed_secret: str | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """What this trigger asks for."""
+        if self.force:
+            return policy.FORCED
+        return policy.DUE if self.changed_secret is None else policy.SECRET_CHANGED
 
     @classmethod
     def from_event(cls, event: object) -> Self:

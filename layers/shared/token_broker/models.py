@@ -82,22 +82,23 @@ class StoredToken:
         )
 
     @classmethod
-    def from_json(cls, text: str, *, parameter_version: int = 0) -> Self:
+    def from_json(cls, text: str, *, parameter_version: int = 0) -> "StoredToken":
         """Read a parameter's value.
 
         Raises:
             GrantBlocked: it is what `block_record` writes.
             CorruptStoredToken: it is not what `to_json` writes.
         """
-        if (reason := _block_reason(text)) is not None:
-            raise GrantBlocked(reason, text)
-        token = cls._parse(text, parameter_version)
-        if token is None:  # raised here, so that no cause or context holds the text
-            raise CorruptStoredToken("the parameter holds no stored token")
-        return token
+        match stored_state(text, parameter_version):
+            case StoredToken() as token:
+                return token
+            case Blocked(reason=reason, record=record):
+                raise GrantBlocked(reason, record)
+        raise CorruptStoredToken("the parameter holds no stored token")
 
     @classmethod
-    def _parse(cls, text: str, parameter_version: int) -> Self | None:
+    def parse(cls, text: str, parameter_version: int) -> Self | None:
+        """The token of a parameter's value; None if it is not what `to_json` writes."""
         try:
             record = json.loads(text)
             token = cls(
@@ -118,6 +119,51 @@ class StoredToken:
             and timedelta() < token.expires_at - token.issued_at <= MAX_LIFETIME
         )
         return token if is_sound else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocked:
+    """An operator's block, which stands in a token's place.
+
+    Attributes:
+        reason: what the operator gave as the reason.
+        record: the parameter's value.
+        parameter_version: of the parameter it was read from.
+    """
+
+    reason: str
+    record: str
+    parameter_version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corrupt:
+    """A parameter that holds something that the broker did not write."""
+
+    parameter_version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A parameter that can no longer be decrypted.
+
+    Attributes:
+        cause: how AWS refused it.
+    """
+
+    cause: str
+
+
+type Stored = StoredToken | Blocked | Corrupt | Unreadable | None
+"""What is stored for a grant."""
+
+
+def stored_state(text: str, parameter_version: int) -> StoredToken | Blocked | Corrupt:
+    """What a parameter's value is."""
+    if (reason := _block_reason(text)) is not None:
+        return Blocked(reason=reason, record=text, parameter_version=parameter_version)
+    token = StoredToken.parse(text, parameter_version)
+    return token or Corrupt(parameter_version=parameter_version)
 
 
 def block_record(reason: str, *, now: datetime) -> str:

@@ -5,14 +5,26 @@ can be held to its prefix; versions are never labelled, because a labelled oldes
 makes the 101st write fail.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from token_broker.aws import describe_fault
 from token_broker.errors import GrantBlocked
-from token_broker.models import StoredToken
+from token_broker.models import Blocked, Stored, StoredToken, Unreadable, stored_state
+from token_broker.versions import written_between
 
 if TYPE_CHECKING:
     from types_boto3_ssm import SSMClient
+    from types_boto3_ssm.type_defs import ParameterTypeDef
+
+UNREADABLE_CODES: Final = frozenset({"InvalidKeyId", "AccessDeniedException"})
+"""How `GetParameter` refuses what no later run can read unless a person acts.
+
+Parameter Store reports a key that is deleted, pending deletion or disabled as `InvalidKeyId`, and a
+role that may not use the key as `AccessDeniedException` (API_GetParameter, "Errors", and "Common
+errors"; the message quotes KMS's own code).
+"""
 
 BLOCKED: Final = "Blocked: "
 """Begins the description of a parameter that holds a block; the operator's reason follows."""
@@ -50,53 +62,72 @@ class ParameterTokenStore:
         Raises:
             GrantBlocked: an operator has put a block in its place.
             CorruptStoredToken: the parameter holds something else.
-            botocore.exceptions.ClientError, BotoCoreError: Parameter Store said no.
+            botocore.exceptions.ClientError, BotoCoreError: Parameter Store refused.
         """
-        return self._read(f"{self._prefix}/{grant}")
+        parameter = self._get(f"{self._prefix}/{grant}")
+        if parameter is None:
+            return None
+        return StoredToken.from_json(parameter["Value"], parameter_version=parameter["Version"])
+
+    def state(self, grant: str) -> Stored:
+        """What is stored for a grant.
+
+        Raises:
+            botocore.exceptions.ClientError, BotoCoreError: Parameter Store refused, for another
+                reason than a parameter that cannot be decrypted.
+        """
+        try:
+            return self._state(f"{self._prefix}/{grant}")
+        except self._ssm.exceptions.ClientError as error:
+            code, cause = describe_fault(error)
+            if code in UNREADABLE_CODES:
+                return Unreadable(cause=cause)
+            raise
 
     def replace(
         self,
         grant: str,
         token: StoredToken,
         *,
-        replaced: StoredToken | None,
-        is_better_than_any: bool = False,
-    ) -> StoredToken:
-        """Store a token, unless another run has meanwhile stored one that expires later.
+        seen: Stored,
+        is_restored: Callable[[StoredToken, StoredToken], bool],
+    ) -> Stored:
+        """Store a token, unless another run or an operator has meanwhile stored what stays.
 
-        Parameter Store has no conditional write. So the write's version tells whether
-        somebody else wrote between the read of `replaced` and this write; if so, a block or
-        the token that expires later is put back.
+        The versions between `seen` and this write tell what this write has overwritten
+        (`versions.written_between`). A block is always put back; so is the best token that
+        stays.
 
         Args:
             grant: whose token it is.
             token: the new one.
-            replaced: what was stored when this run looked; None if nothing was.
-            is_better_than_any: even one that expires later shall not stay.
+            seen: what was stored when this run read it.
+            is_restored: whether an overwritten token stays instead of the new one.
 
         Returns:
-            The token that is stored now.
+            What is stored now: a token or a block.
 
         Raises:
-            GrantBlocked: an operator has put a block there meanwhile; it stands again.
-            botocore.exceptions.ClientError, BotoCoreError: Parameter Store said no.
+            botocore.exceptions.ClientError, BotoCoreError: Parameter Store refused.
         """
-        version = self.write(grant, token)
-        expected = replaced.parameter_version + 1 if replaced else 1
-        if version == expected:
+        written = self.write(grant, token)
+        between = written_between(
+            lambda version: self._overwritten(f"{self._prefix}/{grant}:{version}"),
+            seen=_version(seen),
+            written=written,
+        )
+        if blocks := [state for state in between if isinstance(state, Blocked)]:
+            self.block(grant, GrantBlocked(blocks[-1].reason, blocks[-1].record))
+            return blocks[-1]
+        best = token
+        for other in between:
+            is_same_scope = isinstance(other, StoredToken) and set(other.scope) == set(token.scope)
+            if isinstance(other, StoredToken) and is_same_scope and is_restored(other, best):
+                best = other
+        if best is token:
             return token
-        try:
-            between = self._read(f"{self._prefix}/{grant}:{version - 1}")
-        except GrantBlocked as block:
-            self.block(grant, block)
-            raise
-        except Exception:  # corrupt or unreadable: the new token is stored, and that is good
-            between = None
-        if is_better_than_any or between is None or set(between.scope) != set(token.scope):
-            return token
-        if between.expires_at <= token.expires_at:
-            return token
-        return self.replace(grant, between, replaced=replace(token, parameter_version=version))
+        ours = replace(token, parameter_version=written)
+        return self.replace(grant, best, seen=ours, is_restored=is_restored)
 
     def write(self, grant: str, token: StoredToken) -> int:
         """Replace the stored token of a grant, whatever it is.
@@ -137,12 +168,31 @@ class ParameterTokenStore:
             Overwrite=True,
         )["Version"]
 
-    def _read(self, name: str) -> StoredToken | None:
+    def _overwritten(self, name: str) -> Stored:
+        """A version that was overwritten; None if it cannot be read: the new token stands."""
         try:
-            parameter = self._ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]
+            return self._state(name)
+        except Exception:
+            return None
+
+    def _state(self, name: str) -> Stored:
+        parameter = self._get(name)
+        return stored_state(parameter["Value"], parameter["Version"]) if parameter else None
+
+    def _get(self, name: str) -> "ParameterTypeDef | None":
+        try:
+            return self._ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]
         except (
             self._ssm.exceptions.ParameterNotFound,
             self._ssm.exceptions.ParameterVersionNotFound,
         ):
             return None
-        return StoredToken.from_json(parameter["Value"], parameter_version=parameter["Version"])
+
+
+def _version(seen: Stored) -> int | None:
+    match seen:
+        case None:
+            return 0
+        case Unreadable():
+            return None
+    return seen.parameter_version

@@ -52,7 +52,13 @@ class TokenEndpoint:
         self._sleep = sleep
         self._jitter = jitter
 
-    def request_token(self, request: TokenRequest, *, time_left: Callable[[], timedelta]) -> Issued:
+    def request_token(
+        self,
+        request: TokenRequest,
+        *,
+        time_left: Callable[[], timedelta],
+        attempts: int = MAX_ATTEMPTS,
+    ) -> Issued:
         """Request a token, and again while the failure is transient and time is left.
 
         A `Retry-After` is waited for here while it is short; a longer one ends the call.
@@ -60,6 +66,7 @@ class TokenEndpoint:
         Args:
             request: which token.
             time_left: how long the whole call may still take.
+            attempts: how many requests are made at most.
 
         Raises:
             TokenEndpointUnavailable: every attempt met a transient failure.
@@ -79,7 +86,7 @@ class TokenEndpoint:
                 response = self._attempt(request, limit)
             except TokenEndpointError as error:
                 error.attempts = attempt
-                if not isinstance(error, TokenEndpointUnavailable) or attempt == MAX_ATTEMPTS:
+                if not isinstance(error, TokenEndpointUnavailable) or attempt >= attempts:
                     raise
                 wait = max(self._backoff(attempt), error.retry_after or timedelta())
                 if wait > LONGEST_WAIT or wait + CONNECT_TIMEOUT > time_left():
