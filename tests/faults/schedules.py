@@ -151,7 +151,7 @@ def _broker(servers: dict[str, FaultServer], http: HttpClient) -> Broker:
     for name in CONNECTIONS:
         credentials = replace(CREDENTIALS, client_id=name)
         version = SecretVersion(version_id="v1", stage=CURRENT, credentials=credentials)
-        broker.secrets.versions[name, CURRENT] = version
+        broker.secrets.stored[name, CURRENT] = version
         broker.endpoints[name] = TokenEndpoint(  # type: ignore[assignment]
             servers[name].url, http=http, now=broker.clock, sleep=lambda _seconds: None
         )
