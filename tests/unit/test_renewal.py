@@ -893,6 +893,21 @@ def test_other_refusals_are_no_reason_to_try_another_version(empty: Broker, reas
     assert empty.secrets.reads == [("default", "AWSCURRENT")]
 
 
+@pytest.mark.parametrize("refused", [rejection("invalid_scope"), response("t", 1)])
+def test_fallback_is_verified_by_a_refusal_of_the_scope_or_of_the_token(
+    empty: Broker, refused: TokenResponse | Exception
+) -> None:
+    empty.secrets.put("v-bad", "bad")
+    empty.secrets.put("v-good", "good", stage="AWSPREVIOUS")
+    empty.endpoint.refused_secrets["bad"] = "invalid_client"
+    empty.endpoint.answers["read:deals"] = refused
+    outcomes = empty.run()
+    assert states(outcomes) == {"deals": "failed", "activity": "renewed", "users": "renewed"}
+    assert outcomes["deals"].reason in {"invalid_scope", "expired"}
+    assert outcomes["users"].secret_stage == "AWSPREVIOUS"
+    assert empty.states.now().backoff is None
+
+
 def test_fallback_without_time_is_deferred(empty: Broker) -> None:
     empty.secrets.put("v-bad", "bad")
     empty.secrets.put("v-good", "good", stage="AWSPREVIOUS")

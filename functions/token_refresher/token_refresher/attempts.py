@@ -159,8 +159,8 @@ class Attempts:
                     return []
         wait, error = self.backoffs.after_rejection(probe, refused), refused.error
         for grant in (probe, *others):
-            outcome = grant.failed(error.reason, str(error))
-            self._outcomes[grant.name] = replace(outcome, retry_at=wait.until)
+            failed = grant.failed(error.reason, str(error), retry_at=wait.until)
+            self._outcomes[grant.name] = failed
         return []
 
     def _verify_fallback(self, probe: GrantSnapshot) -> bool | None:
@@ -175,8 +175,8 @@ class Attempts:
                 return None
             self._secret = fallback
             match self._attempt(probe):
-                case _Issued() as issued:
-                    self._settle(probe, issued)
+                case (_Issued() | Refused(is_of_accepted_client=True)) as verified:
+                    self._settle(probe, verified)
                     return True
                 case Refused(error):
                     self._made[probe.name] += error.attempts
@@ -242,9 +242,9 @@ class Attempts:
                 return False
             case Refused(error, at):
                 self._made[grant.name] += error.attempts
+                self._is_verified |= result.is_of_accepted_client
                 wait = self.backoffs.after_refusal(grant, result)
-                outcome = grant.failed(error.reason, str(error))
-                retry_at = wait.until if wait else None
-                self._outcomes[grant.name] = replace(outcome, retry_at=retry_at)
+                ends = wait.until if wait else None
+                self._outcomes[grant.name] = grant.failed(error.reason, str(error), retry_at=ends)
                 is_soon = wait is None or wait.until - at <= LONGEST_WAIT
                 return is_soon and isinstance(error, TokenEndpointUnavailable)

@@ -17,6 +17,11 @@ CONNECTION_REJECTIONS: Final = frozenset(
 )
 """OAuth errors that are about the client, not about one grant (RFC 6749 section 5.2)."""
 
+ACCEPTED_CLIENT: Final = frozenset(
+    {"invalid_scope", "wrong_scope", "no_expiry", "expired", "unstorable"}
+)
+"""Refusals that show that Enable accepted the client: of the scope, or of the token it issued."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -34,6 +39,11 @@ class Refused:
     def is_rejection(self) -> bool:
         """Whether Enable refused the client, not only this request."""
         return self.error.reason in CONNECTION_REJECTIONS
+
+    @property
+    def is_of_accepted_client(self) -> bool:
+        """Whether Enable accepted the client, although the grant has no token."""
+        return self.error.reason in ACCEPTED_CLIENT
 
     @property
     def requested(self) -> Backoff | None:

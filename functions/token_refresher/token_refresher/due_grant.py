@@ -73,9 +73,10 @@ class GrantSnapshot:
             secret_version=token.secret_version if token else "",
         )
 
-    def failed(self, reason: str, cause: str) -> Outcome:
+    def failed(self, reason: str, cause: str, *, retry_at: datetime | None = None) -> Outcome:
         """The outcome of a grant that was not renewed."""
-        return replace(self.outcome(State.FAILED), reason=reason, cause=cause)
+        outcome = self.outcome(State.FAILED)
+        return replace(outcome, reason=reason, cause=cause, retry_at=retry_at)
 
     def blocked(self, block: Blocked) -> Outcome:
         """The outcome of a grant whose token an operator's block has replaced."""
