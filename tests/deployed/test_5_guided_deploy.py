@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from local.broker_stack import STACK_NAME
+import pytest
+
+from local.broker_stack import ROOT, STACK_NAME
 from tests.deployed.conftest import Deployed
 from tests.template.test_template import template
 
@@ -47,6 +49,31 @@ def test_guided_deployment_asks_for_each_parameter_in_order_and_deploys(
         cloudformation.delete_stack(StackName=STACK_NAME)
     values = {p["ParameterKey"]: p["ParameterValue"] for p in stack["Parameters"]}
     assert values == defaults | {"RefreshAheadSeconds": "1200"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/deploy.md"])
+def test_documented_overrides_arrive_whole(deployed: Deployed, tmp_path: Path, page: str):
+    (example,) = re.findall(r"parameter_overrides = \[[^\]]*\]", (ROOT / page).read_text("utf-8"))
+    config = tmp_path / "samconfig.toml"
+    stages = (deployed.stack.source / "samconfig.toml").read_text("utf-8")
+    section = "[default.deploy.parameters]\n"
+    assert stages.count(section) == 1
+    config.write_text(stages.replace(section, section + example + "\n"), "utf-8")
+    _sam(deployed, tmp_path, "deploy", "--config-file", str(config))
+    administrator = deployed.stack.aws.administrator(ACCOUNT)
+    cloudformation = administrator.client("cloudformation")
+    try:
+        (stack,) = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"]
+        (schedule,) = administrator.client("scheduler").list_schedules()["Schedules"]
+        found = administrator.client("scheduler").get_schedule(Name=schedule["Name"])
+    finally:
+        cloudformation.delete_stack(StackName=STACK_NAME)
+    values = {p["ParameterKey"]: p["ParameterValue"] for p in stack["Parameters"]}
+    assert (values["RefreshSchedule"], values["RefreshIntervalSeconds"]) == (
+        "rate(2 minutes)",
+        "120",
+    )
+    assert found["ScheduleExpression"] == "rate(2 minutes)"
 
 
 def test_application_to_be_published_carries_licence_and_readme(deployed: Deployed, tmp_path: Path):
