@@ -188,9 +188,22 @@ build-TokenVendorFunction: is-installed
 	cp -R functions/token_vendor/token_vendor "$(ARTIFACTS_DIR)"
 	$(call finish,$(ARTIFACTS_DIR),/var/task)
 
+# `sam build` alone, in a fresh clone: the first target brings the tools, and the others wait for it
+# (`parallel = true`), with the Makefile as the lock. A container of `--use-container` has another
+# Python than the .venv of this machine.
 .PHONY: is-installed
 is-installed:
-	@test -e .venv/.installed || { echo "run 'make .venv/.installed' once, then build again" >&2; exit 1; }
+	@case "$(CURDIR)" in /tmp/samcli/*) \
+	  echo "run 'sam build' without --use-container: its artifacts are the same on every machine" >&2; exit 1;; esac
+	@test -e .venv/.installed || PATH="$(PATH_OUTSIDE)" python3 -c "$$BRING_ONCE" $(MAKE) --no-print-directory .venv/.installed
+
+define BRING_ONCE
+import fcntl, os, subprocess, sys
+lock = open("Makefile")
+fcntl.flock(lock, fcntl.LOCK_EX)
+sys.exit(0 if os.path.exists(".venv/.installed") else subprocess.call(sys.argv[1:]))
+endef
+export BRING_ONCE
 
 # $(call finish,FOLDER,WHERE LAMBDA PUTS IT)
 define finish
