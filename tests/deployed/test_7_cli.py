@@ -366,10 +366,12 @@ def test_wrong_secret_changes_nothing_and_callers_are_served(
     renewed: Deployed, cli: Cli, good: str
 ):
     before = labels(renewed)
-    wrong = json.dumps(json.loads(good) | {"client_secret": "mistyped-s3cret"})
+    wrong = json.dumps(json.loads(good) | {"client_secret": "mistyped-s3cret\n"})
     result = cli("secret", "set", "--from-file", "-", stdin=wrong)
     assert result.exit_code == ExitCode.WRONG
     assert "invalid_client" in result.stderr
+    assert "white space" in result.stderr
+    assert "mistyped" not in result.output
     assert labels(renewed) == before
     assert renewed.get("/tokens/deals", "user for deals").status == 200
 

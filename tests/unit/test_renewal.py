@@ -493,6 +493,20 @@ def test_retry_after_is_honoured_by_the_whole_connection_and_by_later_runs(
     assert empty.states.backoff_of() is None
 
 
+@pytest.mark.parametrize(("requested", "waited"), [(5.7, 55), (300.5, 300.5), (3600, 900)])
+def test_retry_after_of_a_refusal_lengthens_the_grants_backoff(
+    empty: Broker, requested: float, waited: float
+) -> None:
+    refusal = rejection("http_403")
+    refusal.retry_after = seconds(requested)
+    empty.endpoint.answers["read:deals"] = refusal
+    assert empty.run(DEALS)["deals"].retry_at == NOW + seconds(waited)
+    empty.clock.wind(waited - 0.5)
+    assert states(empty.run(DEALS)) == {"deals": "waiting"}
+    empty.clock.wind(0.5)
+    assert states(empty.run(DEALS)) == {"deals": "failed"}
+
+
 def test_retry_after_of_the_first_grant_spares_enable_the_others(empty: Broker) -> None:
     empty.endpoint.answers["read:deals"] = busy(120)
     outcomes = empty.run()
