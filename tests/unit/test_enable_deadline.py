@@ -74,6 +74,11 @@ def test_sockets_that_open_after_the_deadline_are_shut_down_as_well() -> None:
             assert late.was_shut.wait(timeout=10)
 
 
+def watchers() -> set[threading.Thread]:
+    """Threads of deadlines; other tests' servers may begin and end threads of their own."""
+    return {thread for thread in threading.enumerate() if thread.name.endswith("(_watch)")}
+
+
 @pytest.mark.parametrize("connection", [None, FakeConnection(sock=None)])
 def test_deadline_before_there_is_a_socket_is_only_noted(
     connection: FakeConnection | None,
@@ -86,19 +91,20 @@ def test_deadline_before_there_is_a_socket_is_only_noted(
 
 def test_exchange_that_ends_in_time_is_left_alone() -> None:
     connection = FakeConnection()
-    before = set(threading.enumerate())
+    before = watchers()
     with Deadline(LATE) as deadline:
         watch(deadline, connection)
-    assert set(threading.enumerate()) <= before  # nobody is left who could shut it down
+        assert len(watchers() - before) == 1
+    assert watchers() <= before  # nobody is left who could shut it down
     assert not deadline.passed.is_set()
     assert connection.sock.how == []
 
 
 def test_watcher_ends_with_the_block_even_if_the_exchange_fails() -> None:
-    before = set(threading.enumerate())
+    before = watchers()
     with pytest.raises(ValueError, match="broken"), Deadline(LATE):
         raise ValueError("broken")
-    assert set(threading.enumerate()) <= before
+    assert watchers() <= before
 
 
 def test_deadlines_of_two_exchanges_are_apart() -> None:
