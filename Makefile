@@ -75,7 +75,7 @@ sbom: .venv/.installed .venv-audit/.installed ## Write a CycloneDX bill of each 
 	@$(PYTHON) -m local.sbom
 
 .PHONY: format
-format: .venv/.installed ## Format and mend what ruff can mend
+format: .venv/.installed ## Format and fix what ruff can fix
 	@ruff format .
 	@ruff check --fix .
 

@@ -140,12 +140,12 @@ def _vulnerabilities(pins: Path, *options: str) -> Iterator[Finding]:
         if "skip_reason" in package:
             raise NotChecked(UNREACHABLE)
         for fault in package["vulns"]:
-            mended = ", ".join(fault["fix_versions"]) or "no version"
+            fixed = ", ".join(fault["fix_versions"]) or "no version"
             yield Finding(
                 tool="pip-audit",
                 rule=fault["id"],
                 where=package["name"],
-                text=f"{package['version']}; mended in {mended}",
+                text=f"{package['version']}; fixed in {fixed}",
             )
 
 

@@ -370,7 +370,7 @@ class EnableStandIn:
             self._revoked.add(token_fingerprint)
 
     def stop_answering(self, outage: Outage | None) -> None:
-        """Break the token endpoint in the given way, or mend it (None)."""
+        """Break the token endpoint in the given way, or fix it (None)."""
         with self._lock:
             self._outage = outage
 
@@ -746,7 +746,7 @@ def _serve(options: argparse.Namespace) -> None:
     """Serve until a signal ends it with KeyboardInterrupt."""
     client = _random_client() if options.client is None else _load_client(options.client)
     lifetime = timedelta(seconds=options.token_lifetime_seconds)
-    # Both the same, and SIGINT anew: a shell starts background jobs with it ignored.
+    # Both the same, and SIGINT again: a shell starts background jobs with it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     with EnableStandIn(client, token_lifetime=lifetime, port=options.port) as stand_in:

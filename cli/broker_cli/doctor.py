@@ -35,11 +35,11 @@ class Check:
     check: str
     verdict: Literal["good", "wrong", "unknown"]
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def doctor(stack: StackName, grants_file: Grants, json: Json = False) -> None:
-    """Walk the whole path, and say the first thing that is wrong and how to mend it.
+    """Walk the whole path, and say the first thing that is wrong and how to fix it.
 
     Stack, clocks, each connection's secret and endpoint (one token is asked for and dropped),
     the refresher's runs, each grant, the token API, alarms and the failures queue. Exits with 1
@@ -59,7 +59,7 @@ def doctor(stack: StackName, grants_file: Grants, json: Json = False) -> None:
         name = first.check if first else ""
         say_json({"stack": stack, "is_well": first is None, "first": name, "checks": told})
     elif first:
-        say(f"\nwrong: {first.check}: {first.found}\nnext:  {first.mend}")
+        say(f"\nwrong: {first.check}: {first.found}\nnext:  {first.fix}")
     else:
         say("\nall is well")
     if first:
@@ -143,14 +143,14 @@ def secret_check(connection: str, credentials: ClientCredentials) -> Check:
 
 def _secret(stack: Stack, connection: str) -> SecretVersion | Check:
     """The current secret, or why there is none to use."""
-    name, mend = f"secret of {connection}", f"broker secret set --connection {connection}"
+    name, fix = f"secret of {connection}", f"broker secret set --connection {connection}"
     try:
         secret = stack.secrets.read(connection)
     except ConfigurationError as error:
-        return Check(name, "wrong", str(error), mend)
+        return Check(name, "wrong", str(error), fix)
     except ClientError as error:
         return Check(name, "unknown", str(failure_of(error)), "have somebody look who may read it")
-    return secret or Check(name, "wrong", "it has no current version", mend)
+    return secret or Check(name, "wrong", "it has no current version", fix)
 
 
 def _endpoint(stack: Stack, connection: str, url: str) -> Check:
@@ -159,11 +159,11 @@ def _endpoint(stack: Stack, connection: str, url: str) -> Check:
     try:
         response = HttpClient().request("GET", url, headers={}, limit=_ENDPOINT_TIMEOUT)
     except (NoResponse, ConfigurationError) as error:
-        mend = f"check the network from here, and TokenUrl ({url})"
-        return Check(name, "wrong", f"it cannot be reached from this machine: {error}", mend)
+        fix = f"check the network from here, and TokenUrl ({url})"
+        return Check(name, "wrong", f"it cannot be reached from this machine: {error}", fix)
     if response.status >= 500 or 300 <= response.status < 400:
-        mend = f"ask Enable, and check TokenUrl ({url})"
-        return Check(name, "wrong", f"it returned HTTP {response.status}", mend)
+        fix = f"ask Enable, and check TokenUrl ({url})"
+        return Check(name, "wrong", f"it returned HTTP {response.status}", fix)
     if date := response.headers.get("Date"):
         aws_now = datetime.now(UTC) + (stack.aws_time - stack.asked_at)
         clock = clock_check(name, parsedate_to_datetime(date), aws_now)
@@ -176,8 +176,8 @@ def credentials_check(connection: str, tried: trial.Trial) -> Check:
     """What Enable made of the current secret."""
     name = f"credentials of {connection}"
     if not tried.grant:
-        mend = f"broker secret set --connection {connection} (or ask Enable, if it is down)"
-        return Check(name, "wrong", tried.answer, mend)
+        fix = f"broker secret set --connection {connection} (or ask Enable, if it is down)"
+        return Check(name, "wrong", tried.answer, fix)
     return Check(name, "good", f"Enable gave a token for {tried.grant}")
 
 
@@ -185,8 +185,8 @@ def runs_check(rows: list[GrantRow], interval: timedelta, now: datetime) -> Chec
     """Whether the refresher looks at the grants as often as it should."""
     seen = [row.seen_at for row in rows if row.seen_at]
     if not seen:
-        mend = f"broker refresh; if that works, see {_PAGE}#renewals-stopped"
-        return Check("refresher", "wrong", "it has not run for a day", mend)
+        fix = f"broker refresh; if that works, see {_PAGE}#renewals-stopped"
+        return Check("refresher", "wrong", "it has not run for a day", fix)
     age, last_ran = now - max(seen), f"it last ran {ago(max(seen), now)}"
     if age < -MAX_SKEW:
         return Check("refresher", "wrong", last_ran, "set this machine's clock by NTP")
@@ -202,11 +202,11 @@ def grant_check(row: GrantRow, now: datetime, *, is_cause_told: bool = False) ->
     if row.reason == "blocked":
         return Check(name, "wrong", f"blocked: {row.cause}", f"broker unblock {row.grant}")
     left = f"{row.state.value}, {span(row.time_left(now))} left"
-    mend = f"broker refresh {row.grant} --force, then {_PAGE}#renewals-failing"
+    fix = f"broker refresh {row.grant} --force, then {_PAGE}#renewals-failing"
     if not row.is_served:
-        return Check(name, "wrong", f"no live token ({why or 'none was asked for yet'})", mend)
+        return Check(name, "wrong", f"no live token ({why or 'none was asked for yet'})", fix)
     if row.reason:
-        return Check(name, "wrong", f"{left}, but {why}", mend)
+        return Check(name, "wrong", f"{left}, but {why}", fix)
     return Check(name, "good", left)
 
 

@@ -122,7 +122,7 @@ def _iam(stack: Stack, caller: str, grant: str) -> Lock:
 
 
 def callers_lock(grant: Grant, caller: str) -> Lock:
-    """The second lock, `callers` in grants.toml."""
+    """The allow-list, `callers` in grants.toml."""
     if grant.callers is None:
         return Lock("callers", "passes", "grants.toml names none: IAM alone decides")
     if is_named(caller, grant.callers):

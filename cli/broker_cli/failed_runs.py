@@ -80,7 +80,7 @@ def failures(
 ) -> None:
     """Show the runs that failed for good: when, how often they were tried, and why.
 
-    Nothing of them needs to be run again, the next run does the same work. Mend the cause first,
+    Nothing of them needs to be run again, the next run does the same work. Fix the cause first,
     then clear them. Exits with 1 if any are left.
     """
     with working("reading the queue"):
@@ -110,7 +110,7 @@ def _show(reports: list[Report], *, clear: bool) -> None:
     elif clear:
         say(f"{len(reports)} cleared")
     else:
-        say("next:  mend the cause, then `broker failures --clear`", stderr=True)
+        say("next:  fix the cause, then `broker failures --clear`", stderr=True)
 
 
 @contextmanager

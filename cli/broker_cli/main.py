@@ -54,7 +54,7 @@ class _Commands(TyperGroup):
         except BrokenPipeError:
             raise
         except Exception as error:
-            if os.environ.get("BROKER_TRACEBACK"):  # for whoever develops this
+            if os.environ.get("BROKER_TRACEBACK"):  # for anyone who develops this
                 raise
             failure = failure_of(error)
             say(f"error: {failure}", style="red", stderr=True)

@@ -105,7 +105,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         first=_TEXT,
         checks=_list(
             _object(
-                check=_TEXT, verdict=_one_of("good", "wrong", "unknown"), found=_TEXT, mend=_TEXT
+                check=_TEXT, verdict=_one_of("good", "wrong", "unknown"), found=_TEXT, fix=_TEXT
             )
         ),
     ),

@@ -40,7 +40,7 @@ def token(
 ) -> None:
     """Get a grant's token by a signed call, as you, and print it.
 
-    What is printed is a bearer token: whoever has it is you, until it expires. Exits with 4 if
+    What is printed is a bearer token: anyone who has it is you, until it expires. Exits with 4 if
     you may not have it, with 5 if there is none now.
     """
     with working("asking"):
@@ -54,7 +54,7 @@ def token(
 
 
 def refusal(answer: Answer, grant: str) -> Failure:
-    """What an answer without a token means to whoever asked."""
+    """What an answer without a token means to anyone who asked."""
     told = printable(answer.body.get("error_description", "no reason given"))
     if answer.status == 404:
         return Failure(
@@ -124,7 +124,7 @@ def policy(
         say(f"the callers of {grant} name {caller}", stderr=True)
     else:
         mode = "lets it through and logs it" if found.mode == "audit" else "refuses it"
-        say(f"the callers of {grant} do not name {caller}: the second lock {mode}", stderr=True)
+        say(f"the callers of {grant} do not name {caller}: the allow-list {mode}", stderr=True)
         say(f'next:  add "{caller}" to callers in grants.toml, and deploy', stderr=True)
     if caller.split(":")[4:5] != [opened.account]:
         say("it is of another account: CallerAccounts must let it in (docs/reach.md)", stderr=True)

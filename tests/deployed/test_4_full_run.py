@@ -122,7 +122,7 @@ class Life:
         self.change_the_secret()
         self.fall_back()
         self.collide()
-        self.heal()
+        self.recover()
         self.report_a_rejection()
         self.block()
         self.fail_for_good()
@@ -198,14 +198,14 @@ class Life:
         with ThreadPoolExecutor(3) as threads:
             list(threads.map(self.stack.refresh, [{"force": True}] * 3))
 
-    def heal(self) -> None:
+    def recover(self) -> None:
         self.ssm.delete_parameter(Name=f"{self.stack.outputs['TokenParameterPrefix']}/activity")
         self.put("users", "not a token")
         for grant in ("activity", "users"):
             wait_until(
                 lambda grant=grant: self.ask(f"/tokens/{grant}?min_ttl=500") == 200,
                 seconds=45,
-                what=f"{grant} to heal",
+                what=f"{grant} to recover",
             )
 
     def report_a_rejection(self) -> None:

@@ -174,7 +174,7 @@ def test_longer_outage_gives_503_with_retry_after_and_heals_by_itself(renewed: D
         wait_until(
             lambda: renewed.get("/tokens/users", "role for users").status == 503,
             seconds=LIFETIME.total_seconds() + 30,
-            what="the token to lapse",
+            what="the token to expire",
         )
         answer = renewed.get("/tokens/users", "role for users")
         assert int(answer.headers["retry-after"]) > 0

@@ -320,7 +320,7 @@ def test_block_stops_a_grant_and_unblock_lets_it_go_on(renewed: Deployed, cli: C
         assert "blocked by its operator" in refused.stderr
         checks = cli.json("doctor", code=1)["checks"]
         blocked = next(check for check in checks if check["check"] == "grant activity")
-        assert blocked["mend"] == "broker unblock activity"
+        assert blocked["fix"] == "broker unblock activity"
     finally:
         assert cli("unblock", "activity").exit_code == 0
     wait_until(
@@ -487,7 +487,7 @@ def test_typed_secret_is_not_shown(renewed: Deployed, cli: Cli, good: str):
 
 @contextmanager
 def stored(deployed: Deployed, cli: Cli, good: str, text: str) -> Iterator[None]:
-    """Somebody has put this into the secret by hand; mended afterwards as the doctor says."""
+    """Somebody has put this into the secret by hand; fixed afterwards as the doctor says."""
     deployed.stack.administrator.client("secretsmanager").put_secret_value(
         SecretId=deployed.stack.outputs["ClientSecretArn"], SecretString=text
     )
@@ -512,7 +512,7 @@ def test_doctor_finds_a_broken_secret_first(
         told = cli.json("doctor", code=1)
         assert told["first"] == first
         found = next(check for check in told["checks"] if check["check"] == first)
-        assert "broker secret set" in found["mend"]
+        assert "broker secret set" in found["fix"]
         text = cli("doctor").stdout
     assert f"wrong: {first}: " in text
     assert "next:  broker secret set" in text

@@ -218,7 +218,7 @@ def test_wrong_secret_is_refused_and_one_that_got_in_is_found(hour: Hour):
 
 
 def test_mended_it_is_well_again(hour: Hour):
-    assert hour.below("Mend it").endswith("all is well\n")
+    assert hour.below("Fix it").endswith("all is well\n")
 
 
 def test_doctor_says_in_json_too_that_all_is_well(hour: Hour):

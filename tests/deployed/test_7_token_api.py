@@ -1,4 +1,4 @@
-"""Both locks in every combination, healing, reports of dead tokens, and the other routes."""
+"""IAM and the allow-list in every combination, recovery, reports of dead tokens, other routes."""
 
 import itertools
 import json
@@ -279,12 +279,12 @@ def test_all_tokens_deleted_while_20_callers_ask_come_back_by_themselves(renewed
     renewed.stack.refresh({"force": True})
     wait_until(lambda: nothing_is_due(renewed), seconds=30, what="the schedule's own run to end")
     with ThreadPoolExecutor(20) as callers:
-        healed = callers.map(ask, range(20))
+        recovered = callers.map(ask, range(20))
         together.wait()
         asked = len(renewed.enable.token_requests)
         delete_all_tokens(renewed)
         together.wait()
-        assert all(healed)
+        assert all(recovered)
     renewed.enable.token_lifetime = LIFETIME
     since = {grant: renewed.stack.stored_since(grant) for grant in STANDARD_GRANTS}
     late = {status for grant, at, status in answers if at > since[grant] + timedelta(seconds=1.5)}

@@ -58,7 +58,7 @@ def old_token(now: datetime) -> StoredToken:
 
 
 def forget(module: ModuleType) -> None:
-    """Have a function's module wire itself anew, as in a fresh environment."""
+    """Have a function's module wire itself again, as in a fresh environment."""
     for value in vars(module).values():
         if hasattr(value, "cache_clear"):
             value.cache_clear()

@@ -234,7 +234,7 @@ def gzipped(body: Body) -> Step:
 
 
 def redirect(status: int) -> Step:
-    """A redirect to the server itself, which would count whoever follows it."""
+    """A redirect to the server itself, which would count anyone who follows it."""
     return respond(status, headers={"Location": "/elsewhere"})
 
 
@@ -327,7 +327,7 @@ class FaultServer:
         port: where to listen on 127.0.0.1; 0 takes a free one.
 
     Attributes:
-        script: may be replaced between requests, which starts it anew.
+        script: may be replaced between requests, which starts it again.
         connections: how many were accepted.
         forms: what was sent, one for each whole request.
         faults: requests that were not the documented one.

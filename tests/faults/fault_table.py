@@ -1021,7 +1021,7 @@ class AwsFault:
         cause: likewise: the whole text.
         requests: that reach Enable.
         is_replaced: whether the new token is stored; otherwise the old one is untouched.
-        heals: when a failure is over.
+        recovers: when a failure is over.
         is_hurried: run with time-outs of a fraction of a second.
     """
 
@@ -1034,7 +1034,7 @@ class AwsFault:
     cause: str = ""
     requests: int = 0
     is_replaced: bool = False
-    heals: str = "with the next run"
+    recovers: str = "with the next run"
     is_hurried: bool = False
 
 
@@ -1120,14 +1120,14 @@ def _lasting(on: On, internal: str, tries: int, requests: int) -> Iterator[AwsFa
         )
 
 
-def _refused_by_aws(on: On, what: str, code: str, heals: str, requests: int = 0) -> AwsFault:
+def _refused_by_aws(on: On, what: str, code: str, recovers: str, requests: int = 0) -> AwsFault:
     """A response that no retry would change."""
     return AwsFault(
         on=on,
         what=what,
         fault=_code(code),
         requests=requests,
-        heals=heals,
+        recovers=recovers,
         **_refusal(on, code),
     )
 
@@ -1141,7 +1141,7 @@ def _unreadable(what: str, code: str) -> AwsFault:
         2,
         reason=UNREADABLE,
         cause=f"GetParameter was refused by AWS: {code}",
-        heals="at once, if the new token can be read; otherwise as after a refusal, at widening "
+        recovers="at once, if the new token can be read; otherwise as after a refusal, at widening "
         "intervals",
     )
 
@@ -1169,7 +1169,7 @@ AWS_FAULTS: Final[tuple[AwsFault, ...]] = (
         reason="ConfigurationError",
         cause="the secret faults/connections/default does not exist; "
         "create it with the stack's key",
-        heals="with the next run after the secret is created",
+        recovers="with the next run after the secret is created",
     ),
     *_overcome(On.TOKEN_READ, "InternalServerError"),
     *_lasting(On.TOKEN_READ, "InternalServerError", _READ_TRIES, requests=0),
@@ -1184,7 +1184,7 @@ AWS_FAULTS: Final[tuple[AwsFault, ...]] = (
         calls=_WRITE_TRIES,
         requests=1,
         is_replaced=True,
-        heals="with the next run, which finds it",
+        recovers="with the next run, which finds it",
         **_no_response("ConnectionClosedError"),
     ),
     _refused_by_aws(
@@ -1368,7 +1368,7 @@ def _aws_cells(row: AwsFault) -> Sequence[str]:
         "no" if is_ignored or not retries else "once" if retries == 1 else f"{retries} times",
         f"`{row.reason}`" if row.reason else "none",
         *_what_is_left(is_replaced=row.is_replaced),
-        row.heals if row.reason else "nothing failed",
+        row.recovers if row.reason else "nothing failed",
     )
 
 

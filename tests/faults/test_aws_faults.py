@@ -267,8 +267,8 @@ def test_fault_ends_as_the_table_says(row: AwsFault, broker: Broker) -> None:
         assert (now_stored, now_stored.parameter_version) == (old, old.parameter_version)
 
     broker.proxy.follow()
-    healed = broker.refresh().outcome
-    assert healed.state is (State.NOT_DUE if row.is_replaced else State.RENEWED)
+    recovered = broker.refresh().outcome
+    assert recovered.state is (State.NOT_DUE if row.is_replaced else State.RENEWED)
     assert broker.environment.enable.requests == row.requests + (not row.is_replaced)
     assert broker.environment.stored().access_token == ACCESS_TOKEN
 

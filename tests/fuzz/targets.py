@@ -373,7 +373,7 @@ _EVENT: Final = {
 
 
 def check_stored_token(text: str) -> None:
-    """Whatever stands in a token's place is vended if it will do, else healed by the next run."""
+    """Whatever stands in a token's place is vended if it will do, else replaced by the next run."""
     ssm = FakeSsm()
     ssm.values["/p/deals"] = [text]
     store = ParameterTokenStore(cast("Any", ssm), prefix="/p", key_id="key")
@@ -392,10 +392,10 @@ def check_stored_token(text: str) -> None:
         return
     assert said["state"] in {"renewed", "not_due"}
     assert not is_corrupt or said["reason"] == "corrupt_parameter"
-    healed = store.read("deals")
-    assert healed is not None
-    assert healed.scope == DEALS["deals"].scope
-    assert timedelta() < healed.time_left(NOW) <= MAX_LIFETIME
+    recovered = store.read("deals")
+    assert recovered is not None
+    assert recovered.scope == DEALS["deals"].scope
+    assert timedelta() < recovered.time_left(NOW) <= MAX_LIFETIME
     with vendor_of(store) as vend, overhearing():
         assert vend(_EVENT)["statusCode"] == 200
 
@@ -474,7 +474,7 @@ class _Session:
 
 
 def check_client_answer(data: bytes) -> None:
-    """Whoever answers instead of the broker: the caller gets a token, or a declared error."""
+    """Anyone who answers instead of the broker: the caller gets a token, or a declared error."""
     clock, url = FakeClock(), "http://127.0.0.1/v1"
     signer = Signer(url, session=_Session(), region="eu-west-1", host=None)
     transport = ClientTransport(data)

@@ -52,7 +52,7 @@ FORCED_SECONDS: Final = 60.0
 STOPS_RENEWAL: Final = frozenset(
     {
         "Enable fails",
-        "Enable answers amiss or refuses a grant",
+        "Enable misbehaves or refuses a grant",
         "Enable refuses the client",
         "Enable is slow",
         "Enable stops and starts again",

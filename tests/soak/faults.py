@@ -33,7 +33,7 @@ from tests.soak.world import GRANTS, REFRESHER, VENDOR, FaultProxy, World
 from token_refresher.outcomes import State
 
 LIFETIMES: Final = (20, 30, 40, 60, 120)
-"""Seconds that tokens live, drawn anew in some rounds; with the longest one a refusal's hold passes
+"""Seconds that tokens live, drawn again in some rounds; with the longest a refusal's backoff passes
 before callers notice."""
 
 MOST_AT_A_TIME: Final = 3
@@ -300,7 +300,15 @@ def kinds(injector: Injector) -> list[Kind]:
 
     return [
         kind("Enable fails", ["door"], 6, passing, injector.row, 3, 10),
-        kind("Enable answers amiss or refuses a grant", ["door"], 4, refused, injector.row, 3, 8),
+        kind(
+            "Enable misbehaves or refuses a grant",
+            ["door"],
+            4,
+            refused,
+            injector.row,
+            3,
+            8,
+        ),
         kind("Enable refuses the client", ["door"], 1, rejected, injector.row, 3, 8),
         kind("Enable is slow", ["door"], 2, (0.5, 2.0, 4.0), injector.slow, 4, 10),
         kind("Enable stops and starts again", ["door"], 2, [""], injector.stopped, 3, 10),
@@ -427,7 +435,7 @@ class Storm:
         taken: set[str] = set()
         for _ in range(count):
             free = [kind for kind in self._kinds if not kind.needs & taken]
-            # Each name as often as its weight before the deck is dealt anew.
+            # Each name as often as its weight before the deck is dealt again.
             names = [name for name in self._names if any(k.name == name for k in free)]
             if not names:
                 deck = [kind.name for kind in self._kinds for _ in range(kind.weight)]

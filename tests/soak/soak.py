@@ -30,7 +30,7 @@ PROGRESS_SECONDS: Final = 30.0
 class Stop(threading.Event):
     """Asks a soak to end; what is seen from then on is not judged.
 
-    Ctrl-C reaches the functions' environments, too, and whoever they serve gets a 502.
+    Ctrl-C reaches the functions' environments, too, and the caller that they serve gets a 502.
     """
 
     at: float = float("inf")

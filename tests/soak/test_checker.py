@@ -246,7 +246,7 @@ VIOLATIONS = {
     "requests: a refusal repeated before its hold is over": (
         "requests",
         [
-            fault("Enable answers amiss or refuses a grant", 40, 46, number=3, hold="grant"),
+            fault("Enable misbehaves or refuses a grant", 40, 46, number=3, hold="grant"),
             failed(41, fault=3),
             failed(45, fault=3),
         ],
@@ -322,14 +322,14 @@ def test_deletion_is_renewed_at_once_and_explains_that():
 
 def test_refusal_explains_that_nothing_is_asked_until_its_hold_is_over():
     record = [e for e in sound() if e.get("fingerprint") != "two"]
-    refusal = fault("Enable answers amiss or refuses a grant", 27.5, 29, number=2, hold="grant")
+    refusal = fault("Enable misbehaves or refuses a grant", 27.5, 29, number=2, hold="grant")
     assert check([*record, refusal, failed(28, fault=2)]).violations == []
 
 
 def test_runs_that_cannot_read_a_hold_may_meet_the_refusal_once_each():
     record = [
         *sound(),
-        fault("Enable answers amiss or refuses a grant", 40, 46, number=3, hold="grant"),
+        fault("Enable misbehaves or refuses a grant", 40, 46, number=3, hold="grant"),
         fault("AWS fails the refresher", 39, 47, number=4, on="STATE_READ"),
         failed(41, fault=3),
         failed(45, fault=3),
@@ -348,7 +348,7 @@ def test_token_about_to_end_may_be_asked_for_though_the_client_is_refused():
 
 def test_changed_secret_ends_a_hold():
     record = [e for e in sound() if e.get("fingerprint") != "two"]
-    refusal = fault("Enable answers amiss or refuses a grant", 27.5, 29, number=2, hold="grant")
+    refusal = fault("Enable misbehaves or refuses a grant", 27.5, 29, number=2, hold="grant")
     change = fault("the secret changes", 30, 30, number=3, what="both at once")
     report = check([*record, refusal, failed(28, fault=2), change])
     assert any(v.startswith("recovered: ") for v in report.violations)

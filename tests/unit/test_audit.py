@@ -88,7 +88,7 @@ def test_vulnerability_of_a_pinned_package_is_found(monkeypatch: pytest.MonkeyPa
             tool="pip-audit",
             rule="PYSEC-2018-28",
             where="requests",
-            text="2.19.0; mended in 2.20.0",
+            text="2.19.0; fixed in 2.20.0",
         )
     }
 

@@ -1,4 +1,4 @@
-"""The second lock: a pattern opens for the principals it names and for nobody else."""
+"""The allow-list: a pattern opens for the principals it names and for nobody else."""
 
 import pytest
 from hypothesis import given, settings

@@ -249,7 +249,7 @@ MINUTE = timedelta(minutes=1)
 )
 def test_check(check: doctor.Check, verdict: str):
     assert check.verdict == verdict
-    assert bool(check.mend) == (verdict == "wrong")
+    assert bool(check.fix) == (verdict == "wrong")
 
 
 def test_check_that_cannot_be_made_is_no_fault_of_the_broker():

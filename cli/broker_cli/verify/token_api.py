@@ -88,7 +88,7 @@ def policy(deployment: Deployment) -> Result:
     client = deployment.stack.session.client("apigateway", config=CONFIG)
     text = client.get_rest_api(restApiId=deployment.resources["TokenApi"]).get("policy", "")
     if not text:
-        return Failed("there is none: whoever has a policy of their own gets in")
+        return Failed("there is none: anyone who has a policy of their own gets in")
     found = json.loads(text.replace('\\"', '"'))
     wanted = expected_policy(deployment.stack.account, deployment.stack.parameters)
     if not same_policy(found, wanted):

@@ -1,7 +1,7 @@
 """Everything the broker can fail with, as one tree.
 
 BrokerError
-├── ConfigurationError            the deployer mends it
+├── ConfigurationError            the deployer fixes it
 ├── InvalidRequest                400: the event, the query or the body is not understood
 │   └── UnsupportedGrantType      400: another grant type than client_credentials
 ├── UnknownGrant                  404: no such grant
