@@ -14,7 +14,7 @@ from typing import Final
 
 from local.broker_stack import ROOT, BrokerStack
 from local.embedded_aws import ACCOUNT, EmbeddedAws
-from local.enable_stand_in import Client, EnableStandIn
+from local.fake_enable import Client, FakeEnable
 from local.prune_botocore import prune
 
 NO_SCHEDULE_SECONDS: Final = 36_000.0
@@ -33,7 +33,7 @@ class Lab:
 
     Attributes:
         stack: the broker, deployed, a token stored for each grant.
-        enable: the stand-in for Enable.
+        enable: the fake Enable.
         folder: this run's own.
         vendor: the folders that stand for /var/task and /opt/python, read-only.
         refresher: the same of the refresh function.
@@ -43,7 +43,7 @@ class Lab:
     """
 
     stack: BrokerStack
-    enable: EnableStandIn
+    enable: FakeEnable
     folder: Path
     vendor: tuple[Path, ...]
     refresher: tuple[Path, ...]
@@ -114,7 +114,7 @@ def open_lab() -> Iterator[Lab]:
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
         with (
-            EnableStandIn(CLIENT) as enable,
+            FakeEnable(CLIENT) as enable,
             EmbeddedAws(schedule_minute_seconds=NO_SCHEDULE_SECONDS) as aws,
         ):
             stack = BrokerStack(aws)
@@ -128,7 +128,7 @@ def open_lab() -> Iterator[Lab]:
         shutil.rmtree(folder)
 
 
-def _furnish(folder: Path, stack: BrokerStack, enable: EnableStandIn) -> Lab:
+def _furnish(folder: Path, stack: BrokerStack, enable: FakeEnable) -> Lab:
     for name in ("SharedLayer", "TokenVendorFunction", "TokenRefresherFunction"):
         shutil.copytree(stack.build_folder / name, folder / name)
     install("bench-lambda", folder / "peer-plain")

@@ -1,7 +1,7 @@
 """Renewing many due grants at once: how close to the ideal, and how much memory.
 
 The refresh function's own wiring, in a process of its own that has renewed one grant before (it
-runs every minute), against the embedded AWS and the stand-in for Enable, which takes 200 ms for
+runs every minute), against the embedded AWS and the fake Enable, which takes 200 ms for
 each token. The ideal is what the upstream latency alone takes: the most urgent grant goes first
 and alone, so that a wrong secret costs one request, and the others `parallelism` at a time.
 """
@@ -19,7 +19,7 @@ from typing import Final
 
 from benchmarks.results import Row
 from local.embedded_aws import ACCOUNT, EmbeddedAws
-from local.enable_stand_in import Client, EnableStandIn
+from local.fake_enable import Client, FakeEnable
 
 LATENCY: Final = timedelta(milliseconds=200)
 PARALLELISM: Final = 8
@@ -101,7 +101,7 @@ def measure(grants: int) -> Renewal:
         dealtrack_registration_id="bench",
         permitted_scopes=SCOPES,
     )
-    with EnableStandIn(client) as enable, EmbeddedAws() as aws:
+    with FakeEnable(client) as enable, EmbeddedAws() as aws:
         enable.latency = LATENCY
         administrator = aws.administrator(ACCOUNT)
         key = administrator.client("kms").create_key()["KeyMetadata"]["Arn"]

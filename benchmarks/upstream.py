@@ -1,6 +1,6 @@
 """Requests that reach Enable: 10,000 vends by 200 callers, over two lives of a token.
 
-Ours in this process: the real refresher against the stand-in for Enable and the embedded AWS,
+Ours in this process: the real refresher against the fake Enable and the embedded AWS,
 and 50 vend environments, on a clock that is wound on. The peers in 50 real processes, on the
 real clock, with tokens of a few seconds. Each renews somewhat before the expiry: a life here is
 what a token is vended for, from one renewal to the next.
@@ -19,7 +19,7 @@ from typing import Final
 from benchmarks.lab import CLIENT, Lab, install
 from benchmarks.results import Row
 from local.broker_stack import ROOT
-from local.enable_stand_in import EnableStandIn
+from local.fake_enable import FakeEnable
 from token_broker.aws import describe_fault
 from token_broker.grants import load_grants
 from token_broker.models import StoredToken
@@ -131,7 +131,7 @@ def _ours(lab: Lab) -> tuple[int, int]:
 
 
 @contextmanager
-def _refresher(lab: Lab, clock: Clock) -> Iterator[tuple[Refresher, EnableStandIn]]:
+def _refresher(lab: Lab, clock: Clock) -> Iterator[tuple[Refresher, FakeEnable]]:
     """The real one, with parameters and a secret of its own."""
     administrator = lab.stack.administrator
     secrets, ssm = administrator.client("secretsmanager"), administrator.client("ssm")
@@ -142,7 +142,7 @@ def _refresher(lab: Lab, clock: Clock) -> Iterator[tuple[Refresher, EnableStandI
     }
     secrets.create_secret(Name="bench/connections/default", SecretString=json.dumps(secret))
     prefix = "/enable-tokens/bench"
-    with EnableStandIn(CLIENT, token_lifetime=LIFETIME, clock=clock) as enable:
+    with FakeEnable(CLIENT, token_lifetime=LIFETIME, clock=clock) as enable:
         refresher = Refresher(
             grants=load_grants(),
             endpoints={"default": TokenEndpoint(enable.token_url, http=HttpClient(), now=clock)},
@@ -170,7 +170,7 @@ def _peer(library: str, packages: Path, lifetime_seconds: int) -> int:
     # A second less for each life, which the libraries' whole seconds may cut from it: so that no
     # process begins a third.
     seconds = LIVES * (lifetime_seconds - LEEWAY_SECONDS - 1)
-    with EnableStandIn(CLIENT, token_lifetime=timedelta(seconds=lifetime_seconds)) as enable:
+    with FakeEnable(CLIENT, token_lifetime=timedelta(seconds=lifetime_seconds)) as enable:
         callers = CALLERS // PROCESSES
         numbers = (PROCESSES, callers, VENDS // CALLERS, seconds, LEEWAY_SECONDS)
         run = subprocess.run(

@@ -1,1 +1,1 @@
-"""What runs on this machine only: the embedded cloud, the stand-in for Enable, the demo."""
+"""What runs on this machine only: the embedded cloud, the fake Enable, the demo."""

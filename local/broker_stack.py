@@ -19,7 +19,7 @@ from local.callers import TokenApi, assume_role
 from local.embedded_aws import ACCOUNT, REGION, EmbeddedAws
 
 if TYPE_CHECKING:
-    from local.enable_stand_in import Client
+    from local.fake_enable import Client
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 STACK_NAME: Final = "enable-token-broker-dev"

@@ -26,7 +26,7 @@ from broker_cli.status import look
 from local.broker_stack import STACK_NAME, BrokerStack, ToolFailed, wait_until
 from local.callers import Answer, create_role, create_user
 from local.embedded_aws import EmbeddedAws, EmbeddedAwsFailed
-from local.enable_stand_in import Client, EnableStandIn
+from local.fake_enable import Client, FakeEnable
 from token_vendor.vend import GrantState
 
 MINUTE_SECONDS: Final = 10
@@ -55,7 +55,7 @@ class Cloud:
     """What the demo runs on."""
 
     stack: BrokerStack
-    enable: EnableStandIn
+    enable: FakeEnable
     client: Client
 
 
@@ -79,7 +79,7 @@ class Demo:
 
     @contextmanager
     def cloud(self) -> Iterator[Cloud]:
-        """The embedded AWS and the stand-in for Enable, ended on leaving."""
+        """The embedded AWS and the fake Enable, ended on leaving."""
         self._console.print("\n[bold]The Enable token broker, on an embedded AWS[/]\n")
         client = Client(
             client_id=str(uuid.uuid4()),
@@ -87,7 +87,7 @@ class Demo:
             dealtrack_registration_id=str(uuid.uuid4()),
         )
         with (
-            EnableStandIn(client, token_lifetime=timedelta(minutes=15)) as enable,
+            FakeEnable(client, token_lifetime=timedelta(minutes=15)) as enable,
             EmbeddedAws(schedule_minute_seconds=MINUTE_SECONDS) as aws,
         ):
             try:
@@ -166,9 +166,7 @@ class Demo:
         answer = stack.api.get("/tokens/deals", job)
         self._add("reporting-job", "deals (no token yet)", "503", answer)
 
-    def _ask(
-        self, stack: BrokerStack, callers: dict[str, Credentials], enable: EnableStandIn
-    ) -> None:
+    def _ask(self, stack: BrokerStack, callers: dict[str, Credentials], enable: FakeEnable) -> None:
         api = stack.api
         job, sync, newcomer = callers["reporting-job"], callers["deals-sync"], callers["newcomer"]
         for grant in GRANTS:
@@ -187,7 +185,7 @@ class Demo:
             answer = api.get(f"/tokens/deals?min_ttl={query}", job)
             self._add("reporting-job", f"deals, min_ttl={query}", expected, answer)
 
-    def _use(self, enable: EnableStandIn, path: str, token: Answer, expected: str) -> None:
+    def _use(self, enable: FakeEnable, path: str, token: Answer, expected: str) -> None:
         response = urllib3.request(
             "GET",
             f"{enable.url}{path}",

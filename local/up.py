@@ -23,7 +23,7 @@ from broker_cli.console import is_plain
 from local.broker_stack import ROOT, BrokerStack, ToolFailed, wait_until
 from local.callers import create_user
 from local.embedded_aws import REGION, EmbeddedAws, EmbeddedAwsFailed
-from local.enable_stand_in import Client, EnableStandIn
+from local.fake_enable import Client, FakeEnable
 from token_broker.grants import load_grants
 
 STATE_FOLDER: Final = ROOT / ".local"
@@ -130,7 +130,7 @@ def serve() -> None:
     )
     try:
         with (
-            EnableStandIn(client) as enable,
+            FakeEnable(client) as enable,
             EmbeddedAws(schedule_minute_seconds=MINUTE_SECONDS) as aws,
         ):
             _bring_up(aws, enable, client).write(client)
@@ -143,7 +143,7 @@ def serve() -> None:
             file.unlink(missing_ok=True)
 
 
-def _bring_up(aws: EmbeddedAws, enable: EnableStandIn, client: Client) -> Running:
+def _bring_up(aws: EmbeddedAws, enable: FakeEnable, client: Client) -> Running:
     stack = BrokerStack(aws)
     print("sam build", flush=True)
     stack.build()

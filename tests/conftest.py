@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from local.embedded_aws import EmbeddedAws
-from local.enable_stand_in import Client, EnableStandIn
+from local.fake_enable import Client, FakeEnable
 from tests.reports import NASTY_SECRET, pytest_runtest_makereport
 
 __all__ = ["NASTY_SECRET", "pytest_runtest_makereport"]
@@ -46,6 +46,6 @@ def embedded_aws() -> Iterator[EmbeddedAws]:
 
 
 @pytest.fixture
-def enable(enable_client: Client) -> Iterator[EnableStandIn]:
-    with EnableStandIn(enable_client) as stand_in:
-        yield stand_in
+def enable(enable_client: Client) -> Iterator[FakeEnable]:
+    with FakeEnable(enable_client) as fake_enable:
+        yield fake_enable

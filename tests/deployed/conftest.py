@@ -12,7 +12,7 @@ from botocore.credentials import Credentials
 from local.broker_stack import ROOT, BrokerStack, wait_until
 from local.callers import create_role, create_user
 from local.embedded_aws import ACCOUNT, EmbeddedAws
-from local.enable_stand_in import Client, EnableStandIn
+from local.fake_enable import Client, FakeEnable
 from tests.deployed.leaks import all_places, leaks
 
 LIFETIME = timedelta(seconds=20)
@@ -52,7 +52,7 @@ UAT_CLIENT = Client(
 @dataclass(frozen=True)
 class Deployed:
     stack: BrokerStack
-    enable: EnableStandIn
+    enable: FakeEnable
     callers: dict[str, Credentials]
 
     def get(self, path: str, caller: str | None, **more: str):
@@ -60,14 +60,14 @@ class Deployed:
 
 
 @pytest.fixture(scope="session")
-def uat() -> Iterator[EnableStandIn]:
+def uat() -> Iterator[FakeEnable]:
     """A second Enable instance, with credentials of its own."""
-    with EnableStandIn(UAT_CLIENT, token_lifetime=LIFETIME) as stand_in:
-        yield stand_in
+    with FakeEnable(UAT_CLIENT, token_lifetime=LIFETIME) as fake_enable:
+        yield fake_enable
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory, uat: EnableStandIn) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory, uat: FakeEnable) -> Path:
     """What is deployed: the working tree's own files, grants.toml with some grants more."""
     folder = tmp_path_factory.mktemp("source")
     ignore = shutil.ignore_patterns("__pycache__")
@@ -84,7 +84,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, uat: EnableStandIn) -> Path
 
 @pytest.fixture(scope="session")
 def deployed(source: Path, embedded_aws: EmbeddedAws, enable_client: Client) -> Iterator[Deployed]:
-    with EnableStandIn(enable_client, token_lifetime=LIFETIME) as enable:
+    with FakeEnable(enable_client, token_lifetime=LIFETIME) as enable:
         stack = BrokerStack(embedded_aws, source=source)
         stack.build()
         stack.deploy(TokenUrl=enable.token_url, RefreshAheadSeconds="30")

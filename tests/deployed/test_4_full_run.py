@@ -24,7 +24,7 @@ import pytest
 from local.broker_stack import STACK_NAME, BrokerStack, wait_until
 from local.callers import create_role
 from local.embedded_aws import REGION
-from local.enable_stand_in import Client, EnableStandIn
+from local.fake_enable import Client, FakeEnable
 from tests.deployed.conftest import FULL_RUN_ACCOUNT, STANDARD_GRANTS, UAT_CLIENT, Deployed
 from tests.deployed.leaks import all_places, leaks, log_groups
 from tests.template.policy import Call, allows, matches
@@ -107,7 +107,7 @@ def a_client(name: str, client_id: str) -> Client:
 class Life:
     """Everything that the broker is there for, once."""
 
-    def __init__(self, stack: BrokerStack, enable: EnableStandIn, clients: list[Client]) -> None:
+    def __init__(self, stack: BrokerStack, enable: FakeEnable, clients: list[Client]) -> None:
         self.stack, self.enable, self.clients = stack, enable, clients
         self.ssm = stack.administrator.client("ssm")
         api = stack.api
@@ -354,7 +354,7 @@ def role_policies(stack: BrokerStack) -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def run(deployed: Deployed) -> Iterator[FullRun]:
     clients = [a_client("the first", "short"), a_client("the second", "long" * 800)]
-    with EnableStandIn(*clients, token_lifetime=timedelta(minutes=10)) as enable:
+    with FakeEnable(*clients, token_lifetime=timedelta(minutes=10)) as enable:
         stack = BrokerStack(
             deployed.stack.aws, account=FULL_RUN_ACCOUNT, source=deployed.stack.source
         )

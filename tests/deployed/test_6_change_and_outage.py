@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from local.broker_stack import STACK_NAME, wait_until
-from local.enable_stand_in import Client, EnableStandIn, Outage
+from local.fake_enable import Client, FakeEnable, Outage
 from tests.deployed.conftest import LIFETIME, Deployed
 
 
@@ -104,7 +104,7 @@ def test_bad_new_secret_alarms_at_once_and_the_previous_one_serves(
 
 
 def test_rejected_connection_costs_one_request_not_one_per_grant(
-    renewed: Deployed, uat: EnableStandIn, uat_secret: None
+    renewed: Deployed, uat: FakeEnable, uat_secret: None
 ):
     renewed.stack.refresh({"grants": ["uat-deals"]})
     good = renewed.stack.administrator.client("secretsmanager").get_secret_value(
@@ -122,7 +122,7 @@ def test_rejected_connection_costs_one_request_not_one_per_grant(
 
 
 @pytest.fixture(scope="module")
-def uat_secret(renewed: Deployed, uat: EnableStandIn) -> None:
+def uat_secret(renewed: Deployed, uat: FakeEnable) -> None:
     """As docs/connections.md says: the secret of another connection, with the stack's key."""
     renewed.stack.administrator.client("secretsmanager").create_secret(
         Name=f"{STACK_NAME}/connections/uat",
@@ -138,7 +138,7 @@ def uat_secret(renewed: Deployed, uat: EnableStandIn) -> None:
 
 
 def test_one_stack_serves_two_enable_instances(
-    renewed: Deployed, uat: EnableStandIn, uat_secret: None
+    renewed: Deployed, uat: FakeEnable, uat_secret: None
 ):
     renewed.stack.refresh({"force": True, "grants": ["uat-deals", "deals"]})
     ours = renewed.get("/tokens/deals", "user for all").access_token
@@ -148,7 +148,7 @@ def test_one_stack_serves_two_enable_instances(
 
 
 def test_outage_of_another_instance_does_not_touch_this_one(
-    renewed: Deployed, uat: EnableStandIn, uat_secret: None
+    renewed: Deployed, uat: FakeEnable, uat_secret: None
 ):
     uat.stop_answering(Outage(status=None))
     error = renewed.stack.refresh({"force": True, "grants": ["uat-deals", "deals"]})

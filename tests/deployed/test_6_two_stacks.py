@@ -13,7 +13,7 @@ from broker_cli.failures import ExitCode
 from broker_cli.main import app
 from local.broker_stack import BrokerStack, wait_until
 from local.callers import create_user
-from local.enable_stand_in import Client, EnableStandIn
+from local.fake_enable import Client, FakeEnable
 from tests.deployed.conftest import Deployed
 
 ACCOUNT = "333344445555"
@@ -27,7 +27,7 @@ class Account:
 
     dev: BrokerStack
     prod: BrokerStack
-    enable: EnableStandIn
+    enable: FakeEnable
     client: Client
 
     def begin(self, stack: BrokerStack, **parameters: str) -> None:
@@ -42,7 +42,7 @@ def account(deployed: Deployed, enable_client: Client) -> Iterator[Account]:
         BrokerStack(aws, account=ACCOUNT, source=source, stage=stage)
         for stage in ("default", "prod")
     )
-    with EnableStandIn(enable_client, token_lifetime=LIFETIME) as enable:
+    with FakeEnable(enable_client, token_lifetime=LIFETIME) as enable:
         account = Account(dev, prod, enable, enable_client)
         account.begin(dev)
         account.begin(prod)

@@ -11,7 +11,7 @@ import pytest
 
 from local.broker_stack import ROOT, wait_until
 from local.embedded_aws import REGION
-from local.enable_stand_in import Client
+from local.fake_enable import Client
 from tests.deployed.conftest import Deployed
 from tools.acceptance.account import ROLE
 from tools.acceptance.life import ONE, TWO

@@ -9,7 +9,7 @@ import boto3
 import pytest
 
 from local.embedded_aws import EmbeddedAws
-from local.enable_stand_in import Client, EnableStandIn
+from local.fake_enable import Client, FakeEnable
 from token_refresher import app as refresher_app
 from token_vendor import app as vendor_app
 
@@ -66,7 +66,7 @@ def account_resources(embedded_aws: EmbeddedAws) -> Account:
 def account(
     account_resources: Account,
     embedded_aws: EmbeddedAws,
-    enable: EnableStandIn,
+    enable: FakeEnable,
     enable_client: Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Account]:

@@ -20,7 +20,7 @@ from botocore.credentials import Credentials
 
 from enable_broker_client import NotAllowed, NoTokenInTime, TokenSource
 from enable_broker_client.requests import BrokerAuth
-from local.enable_stand_in import Client, EnableStandIn, fingerprint
+from local.fake_enable import Client, FakeEnable, fingerprint
 
 HOST = "abc123.execute-api.localhost"
 REGION = "eu-west-1"
@@ -32,7 +32,7 @@ class Broker(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, enable: EnableStandIn, client: Client) -> None:
+    def __init__(self, enable: FakeEnable, client: Client) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.enable = enable
         self.client = client
@@ -126,7 +126,7 @@ class Session:
 
 
 @pytest.fixture
-def broker(enable: EnableStandIn, enable_client: Client) -> Iterator[Broker]:
+def broker(enable: FakeEnable, enable_client: Client) -> Iterator[Broker]:
     with Broker(enable, enable_client) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
@@ -146,9 +146,7 @@ def in_a_while(seconds: float, do: Callable[[], None]) -> None:
     threading.Timer(seconds, do).start()
 
 
-def test_token_is_got_with_a_valid_signature_and_good_at_enable(
-    broker: Broker, enable: EnableStandIn
-):
+def test_token_is_got_with_a_valid_signature_and_good_at_enable(broker: Broker, enable: FakeEnable):
     token = source_of(broker).token()
     assert token.access_token == broker.token
     assert token.expires_at.timestamp() == pytest.approx(broker.expires_at)
@@ -194,7 +192,7 @@ def test_broker_that_hangs_is_given_up_within_the_budget(broker: Broker):
 
 
 def test_20_callers_over_three_lifetimes_and_an_outage_are_never_refused(
-    broker: Broker, enable: EnableStandIn
+    broker: Broker, enable: FakeEnable
 ):
     """Four-second tokens, renewed when half is left, and a broker that is down for a second."""
     enable.token_lifetime = timedelta(seconds=4)
@@ -232,7 +230,7 @@ def test_20_callers_over_three_lifetimes_and_an_outage_are_never_refused(
 
 @pytest.mark.parametrize("kind", ["requests", "httpx.Client", "httpx.AsyncClient"])
 def test_revoked_token_is_reported_and_replaced_within_the_callers_one_request(
-    broker: Broker, enable: EnableStandIn, kind: str
+    broker: Broker, enable: FakeEnable, kind: str
 ):
     get = {"requests": by_requests, "httpx.Client": by_httpx, "httpx.AsyncClient": by_async_httpx}
     source, url = source_of(broker), f"{enable.url}/v1/deals"

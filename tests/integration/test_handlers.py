@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from local.enable_stand_in import Client, EnableStandIn
+from local.fake_enable import Client, FakeEnable
 from tests.integration.conftest import Account, LambdaContext, event, secret_json
 from token_broker.errors import RenewalFailed
 from token_broker.models import StoredToken
@@ -20,7 +20,7 @@ def states(summary: dict[str, object]) -> dict[str, str]:
     return {grant: facts["state"] for grant, facts in summary["grants"].items()}
 
 
-def test_schedule_event_renews_every_missing_token_once(account: Account, enable: EnableStandIn):
+def test_schedule_event_renews_every_missing_token_once(account: Account, enable: FakeEnable):
     assert states(refresh(event("schedule"), CONTEXT)) == dict.fromkeys(GRANTS, "renewed")
     assert {request.scope for request in enable.token_requests} == {
         "read:deals",
@@ -32,7 +32,7 @@ def test_schedule_event_renews_every_missing_token_once(account: Account, enable
     assert len(enable.token_requests) == len(GRANTS)
 
 
-def test_stored_token_has_the_documented_shape(account: Account, enable: EnableStandIn):
+def test_stored_token_has_the_documented_shape(account: Account, enable: FakeEnable):
     refresh(event("forced_refresh"), CONTEXT)
     stored = account.stored("deals")
     assert set(stored) == {
@@ -50,7 +50,7 @@ def test_stored_token_has_the_documented_shape(account: Account, enable: EnableS
 
 
 def test_rejected_secret_leaves_the_stored_token_and_names_the_cause(
-    account: Account, enable: EnableStandIn, enable_client: Client
+    account: Account, enable: FakeEnable, enable_client: Client
 ):
     refresh({}, CONTEXT)
     before = account.stored("deals")
@@ -73,7 +73,7 @@ def test_rejected_secret_leaves_the_stored_token_and_names_the_cause(
     ],
 )
 def test_unusable_secret_is_named_before_anything_is_asked(
-    account: Account, enable: EnableStandIn, text: str, cause: str
+    account: Account, enable: FakeEnable, text: str, cause: str
 ):
     account.set_secret(text)
     with pytest.raises(RenewalFailed, match=cause):
@@ -82,7 +82,7 @@ def test_unusable_secret_is_named_before_anything_is_asked(
 
 
 @pytest.mark.parametrize("name", ["get_token_by_role", "get_token_by_user"])
-def test_renewed_token_is_vended(account: Account, enable: EnableStandIn, name: str):
+def test_renewed_token_is_vended(account: Account, enable: FakeEnable, name: str):
     refresh({}, CONTEXT)
     answer = vend(event(name), CONTEXT)
     assert answer["statusCode"] == 200

@@ -1,4 +1,4 @@
-"""Enable as the soak runs it: the stand-in, with a door that misbehaves as the fault table says."""
+"""Enable as the soak runs it: the fake Enable, with a door that misbehaves as the table says."""
 
 import json
 import socket
@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import urllib3
 
 from local.embedded_aws import free_port
-from local.enable_stand_in import Client, EnableStandIn
+from local.fake_enable import Client, FakeEnable
 from tests.faults.fault_server import Exchange, FaultServer, Step, respond
 from tests.faults.fault_table import UpstreamFault
 from tests.soak.record import Record, jwt_facts, now
@@ -26,7 +26,7 @@ class Enable:
         self._record = record
         self._door_port, self._api_port = free_port(), free_port()
         self.clock_ahead = timedelta()
-        self.stand_in = EnableStandIn(
+        self.fake_enable = FakeEnable(
             client, port=self._api_port, clock=lambda: datetime.now(UTC) + self.clock_ahead
         )
         self._pool = urllib3.PoolManager(maxsize=16, retries=False, timeout=30.0)
@@ -49,13 +49,13 @@ class Enable:
         for holder in self._taken:
             holder.close()
         self._taken.clear()
-        self.stand_in.__enter__()
+        self.fake_enable.__enter__()
         self._door = FaultServer([self._current], port=self._door_port)
         self._door.__enter__()
 
     def stop(self) -> None:
         """Stop; connections are refused meanwhile, and nobody else can take the ports."""
-        self.stand_in.__exit__(None, None, None)
+        self.fake_enable.__exit__(None, None, None)
         if self._door:
             self._door.__exit__(None, None, None)
             self._door = None
@@ -95,11 +95,11 @@ class Enable:
 
     def _relay(self, exchange: Exchange) -> bool:
         at, facts = now(), {}
-        lifetime = self.stand_in.token_lifetime.total_seconds()
+        lifetime = self.fake_enable.token_lifetime.total_seconds()
         try:
             got = self._pool.request(
                 "POST",
-                self.stand_in.token_url,
+                self.fake_enable.token_url,
                 body=urlencode(exchange.form),
                 headers={"Content-Type": "application/x-www-form-urlencoded"},
             )

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
-from local.enable_stand_in import Client, fingerprint
+from local.fake_enable import Client, fingerprint
 from tests.faults.fault_table import (
     AWS_FAULTS,
     UPSTREAM_FAULTS,
@@ -118,11 +118,11 @@ class Injector:
 
     @contextlib.contextmanager
     def slow(self, seconds: float) -> Iterator[Facts]:
-        self.world.enable.stand_in.latency = timedelta(seconds=seconds)
+        self.world.enable.fake_enable.latency = timedelta(seconds=seconds)
         try:
             yield {}
         finally:
-            self.world.enable.stand_in.latency = timedelta()
+            self.world.enable.fake_enable.latency = timedelta()
 
     @contextlib.contextmanager
     def stopped(self, _member: str) -> Iterator[Facts]:
@@ -149,7 +149,7 @@ class Injector:
             ssm = self.world.administrator.client("ssm")
             value = ssm.get_parameter(Name=self.world.parameter(grant), WithDecryption=True)
             token = json.loads(value["Parameter"]["Value"])["access_token"]
-            self.world.enable.stand_in.revoke(fingerprint(token))
+            self.world.enable.fake_enable.revoke(fingerprint(token))
             facts["fingerprint"] = fingerprint(token)
         yield facts
 
@@ -168,7 +168,7 @@ class Injector:
         self._secrets += 1
         client = self.world.client
         new = f"another p+ss w&rd=%/ü€ {self._secrets} {self.random.randbytes(16).hex()}"
-        at_enable = lambda: self.world.enable.stand_in.change_secret(client.client_id, new)  # noqa: E731
+        at_enable = lambda: self.world.enable.fake_enable.change_secret(client.client_id, new)  # noqa: E731
         in_aws = lambda: self.world.stack.store_secret(  # noqa: E731
             Client(
                 client_id=client.client_id,
@@ -233,8 +233,8 @@ class Injector:
     @contextlib.contextmanager
     def refresher_killed(self, what: str) -> Iterator[Facts]:
         """At the end of the fault, so that a run is under way: slow Enable, and a forced run."""
-        stand_in = self.world.enable.stand_in
-        stand_in.latency = timedelta(seconds=1.5)
+        fake_enable = self.world.enable.fake_enable
+        fake_enable.latency = timedelta(seconds=1.5)
         facts: Facts = {"forced": what == "in a forced run", "grants": list(GRANTS)}
         if facts["forced"]:
             self._force(list(GRANTS))
@@ -242,7 +242,7 @@ class Injector:
             yield facts
         finally:
             facts["killed"] = self.world.kill(REFRESHER)
-            stand_in.latency = timedelta()
+            fake_enable.latency = timedelta()
 
     # The callers
 
@@ -405,7 +405,7 @@ class Storm:
         """
         random, world = self._random, self._injector.world
         if random.random() < LIFETIME_CHANGES:
-            world.enable.stand_in.token_lifetime = timedelta(seconds=random.choice(LIFETIMES))
+            world.enable.fake_enable.token_lifetime = timedelta(seconds=random.choice(LIFETIMES))
         chosen = self._choose(random.randint(1, MOST_AT_A_TIME))
         plan = [
             (random.uniform(0, 3) if number else 0.0, kind, random.uniform(*kind.seconds))

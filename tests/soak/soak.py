@@ -86,7 +86,7 @@ def _soak(
         grants=dict(GRANTS),
         callers=callers.expectations,
     )
-    ground.enable.stand_in.token_lifetime = timedelta(seconds=LIFETIMES[1])
+    ground.enable.fake_enable.token_lifetime = timedelta(seconds=LIFETIMES[1])
     ground.stack.store_secret(ground.client)
     watch.start()
     try:

@@ -20,7 +20,7 @@ from botocore.credentials import Credentials
 from local.broker_stack import ROOT, BrokerStack
 from local.callers import create_role, create_user
 from local.embedded_aws import ACCOUNT, EmbeddedAws, free_port
-from local.enable_stand_in import Client
+from local.fake_enable import Client
 from tests.soak.enable import Enable
 from tests.soak.record import Record
 

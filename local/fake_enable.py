@@ -1,4 +1,4 @@
-"""A stand-in for Enable on loopback, so that the whole system runs without an account.
+"""A fake Enable on loopback, so that the whole system runs without an account.
 
 It answers what a token client can see of Enable, and answers more strictly than Enable is
 known to: the token endpoint (`POST /oauth2/token`, OAuth 2.0 client credentials with Enable's
@@ -8,10 +8,10 @@ Secrets can be rotated, tokens revoked and the token endpoint broken while it ru
 
 In a test or a demo it is a context manager that serves from a thread of the same process::
 
-    with EnableStandIn(client) as enable:
+    with FakeEnable(client) as enable:
         request_token(enable.token_url)
 
-On its own it is a command: `python -m local.enable_stand_in --help`.
+On its own it is a command: `python -m local.fake_enable --help`.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
-ISSUER = "urn:enable-stand-in"
+ISSUER = "urn:fake-enable"
 """The `iss` of every token; no URL, since the port differs from run to run."""
 
 DEFAULT_TOKEN_LIFETIME = timedelta(minutes=15)
@@ -208,12 +208,12 @@ class _TokenRefusedError(Exception):
         self.status = int(status)
 
 
-class EnableStandIn:
+class FakeEnable:
     """Enable's token endpoint and a little of its API, served on a loopback port.
 
     Entering the context starts the server in a thread of this process; leaving it stops the
     server and joins the thread. The instance is also a WSGI application, so that
-    `werkzeug.test.Client(stand_in)` can call it without a socket. All of it is thread-safe.
+    `werkzeug.test.Client(fake_enable)` can call it without a socket. All of it is thread-safe.
 
     Attributes:
         latency: How long the token endpoint sleeps before it answers; may be set at any time.
@@ -226,7 +226,7 @@ class EnableStandIn:
         port: int = 0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Make the stand-in, and the key that signs its tokens, without starting it.
+        """Make the fake Enable, and the key that signs its tokens, without starting it.
 
         Args:
             *clients: Who may ask for tokens.
@@ -266,7 +266,7 @@ class EnableStandIn:
             RuntimeError: It is serving already.
         """
         if self._server is not None:
-            raise RuntimeError("the stand-in is serving already")
+            raise RuntimeError("the fake Enable is serving already")
         self._stopping.clear()
         # Bound here, because werkzeug answers a port in use by ending the whole process.
         with socket.create_server((_HOST, self._requested_port), backlog=128) as listener:
@@ -281,7 +281,7 @@ class EnableStandIn:
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},  # seconds that stopping may take
-            name="enable-stand-in",
+            name="fake-enable",
             daemon=True,
         )
         self._thread.start()
@@ -311,7 +311,7 @@ class EnableStandIn:
         """
         server = self._server
         if server is None:
-            raise RuntimeError("the stand-in is not serving: enter its context first")
+            raise RuntimeError("the fake Enable is not serving: enter its context first")
         return f"http://{_HOST}:{server.port}"
 
     @property
@@ -342,7 +342,7 @@ class EnableStandIn:
         """Give a client a new secret; tokens already issued live on.
 
         Args:
-            client_id: A client of this stand-in.
+            client_id: A client of this fake Enable.
             new_secret: The secret from now on.
             also_accept_old: Let the secret that this one replaces work too, until the next change.
 
@@ -728,7 +728,7 @@ class _QuietRequestHandler(WSGIRequestHandler):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stand-in until Ctrl-C or SIGTERM, and return the exit status."""
+    """Run the fake Enable until Ctrl-C or SIGTERM, and return the exit status."""
     parser = _argument_parser()
     options = parser.parse_args(arguments)
     try:
@@ -749,17 +749,17 @@ def _serve(options: argparse.Namespace) -> None:
     # Both the same, and SIGINT again: a shell starts background jobs with it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    with EnableStandIn(client, token_lifetime=lifetime, port=options.port) as stand_in:
+    with FakeEnable(client, token_lifetime=lifetime, port=options.port) as fake_enable:
         if options.write_client is not None:
             _write_client(client, options.write_client)
-        _print_addresses(stand_in, options.client or options.write_client)
+        _print_addresses(fake_enable, options.client or options.write_client)
         threading.Event().wait()
 
 
 def _argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m local.enable_stand_in",
-        description="Serve a stand-in for Enable's token endpoint and API on loopback.",
+        prog="python -m local.fake_enable",
+        description="Serve the token endpoint and the API of a fake Enable on loopback.",
     )
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument(
@@ -829,10 +829,10 @@ def _write_client(client: Client, path: Path) -> None:
         file.write("\n")
 
 
-def _print_addresses(stand_in: EnableStandIn, client_file: Path | None) -> None:
-    print(f"token endpoint  {stand_in.token_url}")
+def _print_addresses(fake_enable: FakeEnable, client_file: Path | None) -> None:
+    print(f"token endpoint  {fake_enable.token_url}")
     for path, area in _AREAS.items():
-        print(f"{area.scope:<15} {stand_in.url}{path}")
+        print(f"{area.scope:<15} {fake_enable.url}{path}")
     print(f"credentials     {client_file or 'random and kept nowhere: see --write-client'}")
     print("Ctrl-C stops it.", flush=True)
 

@@ -1,4 +1,4 @@
-"""The stand-in for Enable: what it grants, what it refuses, and what it must never repeat."""
+"""The fake Enable: what it grants, what it refuses, and what it must never repeat."""
 
 import json
 import time
@@ -15,12 +15,12 @@ import pytest
 from werkzeug.test import Client as WebClient
 from werkzeug.test import TestResponse
 
-from local import enable_stand_in
-from local.enable_stand_in import (
+from local import fake_enable
+from local.fake_enable import (
     SCOPES,
     ApiRequestSeen,
     Client,
-    EnableStandIn,
+    FakeEnable,
     Outage,
     TokenRequestSeen,
     fingerprint,
@@ -60,11 +60,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def enable(clock: Clock) -> EnableStandIn:
-    return EnableStandIn(CLIENT, clock=clock)
+def enable(clock: Clock) -> FakeEnable:
+    return FakeEnable(CLIENT, clock=clock)
 
 
-def post(enable: EnableStandIn, body: str | bytes, content_type: str = FORM) -> TestResponse:
+def post(enable: FakeEnable, body: str | bytes, content_type: str = FORM) -> TestResponse:
     return WebClient(enable).post("/oauth2/token", data=body, content_type=content_type)
 
 
@@ -73,17 +73,17 @@ def document(response: TestResponse) -> dict[str, Any]:
     return parsed
 
 
-def ask(enable: EnableStandIn, **changes: str) -> TestResponse:
+def ask(enable: FakeEnable, **changes: str) -> TestResponse:
     return post(enable, urlencode(FIELDS | changes))
 
 
-def get_token(enable: EnableStandIn, **changes: str) -> str:
+def get_token(enable: FakeEnable, **changes: str) -> str:
     response = ask(enable, **changes)
     assert response.status_code == 200, response.text
     return str(document(response)["access_token"])
 
 
-def get(enable: EnableStandIn, path: str, authorization: str | None) -> TestResponse:
+def get(enable: FakeEnable, path: str, authorization: str | None) -> TestResponse:
     headers = {} if authorization is None else {"Authorization": authorization}
     return WebClient(enable).get(path, headers=headers)
 
@@ -98,7 +98,7 @@ def assert_refused(response: TestResponse, status: int, error: str) -> None:
 # Tokens granted
 
 
-def test_token_answer_is_what_enable_documents(enable: EnableStandIn) -> None:
+def test_token_answer_is_what_enable_documents(enable: FakeEnable) -> None:
     response = ask(enable)
 
     assert response.status_code == 200
@@ -116,7 +116,7 @@ def test_token_answer_is_what_enable_documents(enable: EnableStandIn) -> None:
     claims = jwt.decode(token, options={"verify_signature": False})
     assert claims.pop("jti")
     assert claims == {
-        "iss": enable_stand_in.ISSUER,
+        "iss": fake_enable.ISSUER,
         "sub": CLIENT.client_id,
         "iat": int(START.timestamp()),
         "exp": int(START.timestamp()) + 900,
@@ -137,10 +137,10 @@ def test_secret_is_decoded_exactly(secret: str, encode: Callable[[dict[str, str]
         "dealtrack_registration_id": secret[::-1],
     }
 
-    assert post(EnableStandIn(nasty), encode(form)).status_code == 200
+    assert post(FakeEnable(nasty), encode(form)).status_code == 200
 
 
-def test_scope_has_neither_order_nor_doubles(enable: EnableStandIn) -> None:
+def test_scope_has_neither_order_nor_doubles(enable: FakeEnable) -> None:
     response = ask(enable, scope="read:users read:deals read:users")
 
     assert document(response)["scope"] == "read:deals read:users"
@@ -154,10 +154,10 @@ def test_scope_that_opens_nothing_here_can_be_permitted() -> None:
         permitted_scopes=SCOPES | {"read:schemes"},
     )
 
-    assert ask(EnableStandIn(future), scope="read:schemes").status_code == 200
+    assert ask(FakeEnable(future), scope="read:schemes").status_code == 200
 
 
-def test_tokens_are_unique_under_concurrent_requests(enable: EnableStandIn) -> None:
+def test_tokens_are_unique_under_concurrent_requests(enable: FakeEnable) -> None:
     with ThreadPoolExecutor(8) as threads:
         tokens = set(threads.map(lambda _: get_token(enable), range(40)))
 
@@ -171,7 +171,7 @@ def test_tokens_are_unique_under_concurrent_requests(enable: EnableStandIn) -> N
 
 @pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize("fault", ["missing", "empty", "repeated"])
-def test_faulty_field_is_named(enable: EnableStandIn, name: str, fault: str) -> None:
+def test_faulty_field_is_named(enable: FakeEnable, name: str, fault: str) -> None:
     pairs = [(key, value) for key, value in FIELDS.items() if key != name]
     if fault == "empty":
         pairs.append((name, ""))
@@ -198,9 +198,7 @@ def test_faulty_field_is_named(enable: EnableStandIn, name: str, fault: str) -> 
         pytest.param("", id="no-body"),
     ],
 )
-def test_malformed_form_is_refused_without_an_echo(
-    enable: EnableStandIn, body: str | bytes
-) -> None:
+def test_malformed_form_is_refused_without_an_echo(enable: FakeEnable, body: str | bytes) -> None:
     response = post(enable, body)
 
     assert_refused(response, 400, "invalid_request")
@@ -209,12 +207,12 @@ def test_malformed_form_is_refused_without_an_echo(
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data", ""])
-def test_other_content_type_is_refused(enable: EnableStandIn, content_type: str) -> None:
+def test_other_content_type_is_refused(enable: FakeEnable, content_type: str) -> None:
     assert_refused(post(enable, urlencode(FIELDS), content_type), 400, "invalid_request")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
-def test_other_method_is_refused(enable: EnableStandIn, method: str) -> None:
+def test_other_method_is_refused(enable: FakeEnable, method: str) -> None:
     response = WebClient(enable).open("/oauth2/token", method=method, query_string=FIELDS)
 
     assert_refused(response, 405, "invalid_request")
@@ -242,7 +240,7 @@ def test_other_method_is_refused(enable: EnableStandIn, method: str) -> None:
     ],
 )
 def test_refusal_has_its_oauth_error(
-    enable: EnableStandIn, changes: dict[str, str], status: int, error: str
+    enable: FakeEnable, changes: dict[str, str], status: int, error: str
 ) -> None:
     response = ask(enable, **changes)
 
@@ -254,7 +252,7 @@ def test_refusal_has_its_oauth_error(
     )
 
 
-def test_wrong_credentials_are_not_told_apart(enable: EnableStandIn) -> None:
+def test_wrong_credentials_are_not_told_apart(enable: FakeEnable) -> None:
     answers = {
         ask(enable, **{name: "wrong"}).data
         for name in ("client_id", "client_secret", "dealtrack_registration_id")
@@ -266,14 +264,14 @@ def test_wrong_credentials_are_not_told_apart(enable: EnableStandIn) -> None:
 # Secrets rotated, endpoint broken
 
 
-def test_changed_secret_replaces_the_old_one(enable: EnableStandIn) -> None:
+def test_changed_secret_replaces_the_old_one(enable: FakeEnable) -> None:
     enable.change_secret(CLIENT.client_id, "new")
 
     assert_refused(ask(enable), 401, "invalid_client")
     assert ask(enable, client_secret="new").status_code == 200
 
 
-def test_old_secret_can_be_accepted_until_the_next_change(enable: EnableStandIn) -> None:
+def test_old_secret_can_be_accepted_until_the_next_change(enable: FakeEnable) -> None:
     enable.change_secret(CLIENT.client_id, "new", also_accept_old=True)
     assert ask(enable).status_code == 200
     assert ask(enable, client_secret="new").status_code == 200
@@ -283,7 +281,7 @@ def test_old_secret_can_be_accepted_until_the_next_change(enable: EnableStandIn)
     assert ask(enable, client_secret="new").status_code == 200
 
 
-def test_secret_of_an_unknown_client_cannot_be_changed(enable: EnableStandIn) -> None:
+def test_secret_of_an_unknown_client_cannot_be_changed(enable: FakeEnable) -> None:
     with pytest.raises(KeyError):
         enable.change_secret("nobody", "new")
 
@@ -297,7 +295,7 @@ def test_secret_of_an_unknown_client_cannot_be_changed(enable: EnableStandIn) ->
     ],
 )
 def test_outage_lasts_until_it_is_lifted(
-    enable: EnableStandIn, outage: Outage, retry_after: str | None
+    enable: FakeEnable, outage: Outage, retry_after: str | None
 ) -> None:
     enable.stop_answering(outage)
     response = ask(enable)
@@ -309,7 +307,7 @@ def test_outage_lasts_until_it_is_lifted(
     assert ask(enable).status_code == 200
 
 
-def test_outage_can_close_the_connection(enable: EnableStandIn) -> None:
+def test_outage_can_close_the_connection(enable: FakeEnable) -> None:
     enable.stop_answering(Outage(status=None))
 
     with pytest.raises(ConnectionAbortedError):
@@ -317,7 +315,7 @@ def test_outage_can_close_the_connection(enable: EnableStandIn) -> None:
     assert enable.token_requests == (TokenRequestSeen(at=START, status=None),)
 
 
-def test_latency_delays_the_token_endpoint(enable: EnableStandIn) -> None:
+def test_latency_delays_the_token_endpoint(enable: FakeEnable) -> None:
     enable.latency = timedelta(milliseconds=50)
     before = time.monotonic()
 
@@ -330,7 +328,7 @@ def test_latency_delays_the_token_endpoint(enable: EnableStandIn) -> None:
 
 @pytest.mark.parametrize("area", ["deals", "activity", "users"])
 def test_area_opens_for_its_scope(area: str) -> None:
-    enable = EnableStandIn(Client(client_id="a", client_secret="b", dealtrack_registration_id="c"))
+    enable = FakeEnable(Client(client_id="a", client_secret="b", dealtrack_registration_id="c"))
     token = get_token(
         enable,
         client_id="a",
@@ -372,12 +370,10 @@ def respelled(token: str) -> str:
         pytest.param(lambda _: "Bearer not-a-jwt", id="no-jwt"),
         pytest.param(lambda token: f"Bearer {tampered(token)}", id="tampered"),
         pytest.param(lambda token: f"Bearer {respelled(token)}", id="respelled"),
-        pytest.param(lambda _: f"Bearer {get_token(EnableStandIn(CLIENT))}", id="other-key"),
+        pytest.param(lambda _: f"Bearer {get_token(FakeEnable(CLIENT))}", id="other-key"),
     ],
 )
-def test_bad_token_is_refused(
-    enable: EnableStandIn, authorize: Callable[[str], str | None]
-) -> None:
+def test_bad_token_is_refused(enable: FakeEnable, authorize: Callable[[str], str | None]) -> None:
     response = get(enable, "/v1/deals", authorize(get_token(enable)))
 
     assert_token_refused(response)
@@ -390,7 +386,7 @@ def assert_token_refused(response: TestResponse) -> None:
     assert document(response)["errors"][0]["status"] == "401"
 
 
-def test_token_dies_at_its_expiry(enable: EnableStandIn, clock: Clock) -> None:
+def test_token_dies_at_its_expiry(enable: FakeEnable, clock: Clock) -> None:
     clock.now += timedelta(milliseconds=300)
     enable.token_lifetime = timedelta(seconds=2)
     token = get_token(enable)
@@ -402,7 +398,7 @@ def test_token_dies_at_its_expiry(enable: EnableStandIn, clock: Clock) -> None:
     assert_token_refused(get(enable, "/v1/deals", f"Bearer {token}"))
 
 
-def test_revoked_token_is_refused_and_others_live_on(enable: EnableStandIn) -> None:
+def test_revoked_token_is_refused_and_others_live_on(enable: FakeEnable) -> None:
     revoked, other = get_token(enable), get_token(enable)
     enable.revoke(fingerprint(revoked))
 
@@ -412,7 +408,7 @@ def test_revoked_token_is_refused_and_others_live_on(enable: EnableStandIn) -> N
         enable.revoke("000000000000")
 
 
-def test_token_without_the_scope_is_forbidden(enable: EnableStandIn) -> None:
+def test_token_without_the_scope_is_forbidden(enable: FakeEnable) -> None:
     response = get(enable, "/v1/users", f"Bearer {get_token(enable)}")
 
     assert response.status_code == 403
@@ -426,7 +422,7 @@ def test_token_without_the_scope_is_forbidden(enable: EnableStandIn) -> None:
     [("POST", "/v1/deals", 405), ("GET", "/v1/deals/", 404), ("GET", "/", 404)],
 )
 def test_rest_of_the_api_is_not_there(
-    enable: EnableStandIn, method: str, path: str, status: int
+    enable: FakeEnable, method: str, path: str, status: int
 ) -> None:
     response = WebClient(enable).open(path, method=method)
 
@@ -437,7 +433,7 @@ def test_rest_of_the_api_is_not_there(
 # What it remembers, and what it must not show
 
 
-def test_records_say_what_happened(enable: EnableStandIn, clock: Clock) -> None:
+def test_records_say_what_happened(enable: FakeEnable, clock: Clock) -> None:
     deals = get_token(enable)
     clock.now += timedelta(seconds=1)
     both = get_token(enable, scope="read:users read:deals")
@@ -468,7 +464,7 @@ def test_records_say_what_happened(enable: EnableStandIn, clock: Clock) -> None:
 
 
 def test_no_repr_record_or_log_holds_a_secret_or_a_token(
-    enable: EnableStandIn, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    enable: FakeEnable, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     enable.change_secret(CLIENT.client_id, "n3w-s3cret", also_accept_old=True)
     token = get_token(enable, client_secret="n3w-s3cret")
@@ -494,24 +490,24 @@ def test_empty_credential_is_refused(field: str) -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1, 0, 0.5, 1.5])
-def test_lifetime_is_whole_seconds(enable: EnableStandIn, seconds: float) -> None:
+def test_lifetime_is_whole_seconds(enable: FakeEnable, seconds: float) -> None:
     with pytest.raises(ValueError, match="whole number of seconds"):
         enable.token_lifetime = timedelta(seconds=seconds)
 
 
-def test_url_needs_a_running_server(enable: EnableStandIn) -> None:
+def test_url_needs_a_running_server(enable: FakeEnable) -> None:
     with pytest.raises(RuntimeError, match="not serving"):
         _ = enable.token_url
 
 
 def test_client_file_is_private_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / "client.json"
-    enable_stand_in._write_client(CLIENT, path)
+    fake_enable._write_client(CLIENT, path)
 
     assert path.stat().st_mode & 0o777 == 0o600
-    assert enable_stand_in._load_client(path).client_secret == NASTY_SECRET
+    assert fake_enable._load_client(path).client_secret == NASTY_SECRET
     with pytest.raises(FileExistsError):
-        enable_stand_in._write_client(CLIENT, path)
+        fake_enable._write_client(CLIENT, path)
 
 
 @pytest.mark.parametrize(
@@ -532,5 +528,5 @@ def test_command_refuses_a_bad_client_file_without_quoting_it(
     path.write_text(text)
 
     with pytest.raises(SystemExit, match="2"):
-        enable_stand_in.main(["--client", str(path)])
+        fake_enable.main(["--client", str(path)])
     assert "hunter2" not in capsys.readouterr().err
