@@ -209,8 +209,8 @@ def test_no_event_breaks_the_reading(body: object, parameters: object) -> None:
 
 # ── Properties: nothing but declared errors, whatever the event ──────────────────────────────────
 
-MANY = settings(max_examples=1_250, deadline=None)
-SOME = settings(max_examples=300, deadline=None)
+MANY = settings(max_examples=250, deadline=None)
+SOME = settings(max_examples=100, deadline=None)
 digits = st.text("0123456789", min_size=1, max_size=30)
 near_numbers = st.one_of(
     digits,
