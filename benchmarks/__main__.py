@@ -16,8 +16,8 @@ from rich.console import Console
 from benchmarks import api, cold_start, cost, renewal, sizes, upstream, warm
 from benchmarks.lab import Lab, open_lab
 from benchmarks.results import Row, as_markdown, as_table
-from local.broker_stack import ToolFailed
 from local.embedded_aws import EmbeddedAwsFailed
+from tools.sam import ToolFailed
 
 README: Final = Path(__file__).resolve().parent / "README.md"
 _BEGIN: Final = "<!-- table: python -m benchmarks --record -->"

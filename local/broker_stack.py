@@ -2,8 +2,6 @@
 
 import json
 import platform
-import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from botocore.credentials import Credentials
 
 from local.callers import TokenApi, assume_role
 from local.embedded_aws import ACCOUNT, REGION, EmbeddedAws
+from tools.sam import run_sam
 
 if TYPE_CHECKING:
     from local.fake_enable import Client
@@ -25,9 +24,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 STACK_NAME: Final = "enable-token-broker-dev"
 """The stack of samconfig.toml's section `default`."""
 
-
-class ToolFailed(Exception):
-    """`sam` ended with an error; the message is what it printed last."""
+_SAM_SECONDS: Final = 240.0
+"""No build or deployment takes so long, on a busy machine either."""
 
 
 class BrokerStack:
@@ -101,22 +99,9 @@ class BrokerStack:
         self.__dict__.pop("api", None)
 
     def _sam(self, *arguments: str) -> None:
-        sam = Path(sys.executable).parent / "sam"
         env = self.aws.environ(self.account)
-        env["PATH"] = f"{sam.parent}:{env.get('PATH', '')}"
         env["TMPDIR"] = str(self.aws.folder / "tmp")  # sam leaves empty folders there
-        run = subprocess.run(
-            [sam, *arguments],
-            cwd=self.source,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if run.returncode:
-            raise ToolFailed(f"sam {arguments[0]} failed:\n{run.stdout[-3000:]}")
+        run_sam(*arguments, cwd=self.source, environ=env, seconds=_SAM_SECONDS)
 
     @cached_property
     def outputs(self) -> dict[str, str]:

@@ -23,11 +23,12 @@ from broker_cli.aws import Stack
 from broker_cli.console import is_plain
 from broker_cli.render import GrantRow, StatusView
 from broker_cli.status import look
-from local.broker_stack import STACK_NAME, BrokerStack, ToolFailed, wait_until
+from local.broker_stack import STACK_NAME, BrokerStack, wait_until
 from local.callers import Answer, create_role, create_user
 from local.embedded_aws import EmbeddedAws, EmbeddedAwsFailed
 from local.fake_enable import Client, FakeEnable
 from token_vendor.vend import GrantState
+from tools.sam import ToolFailed
 
 MINUTE_SECONDS: Final = 10
 GRANTS: Final = ("deals", "activity", "users", "reporting")

@@ -20,11 +20,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
 from broker_cli.console import is_plain
-from local.broker_stack import ROOT, BrokerStack, ToolFailed, wait_until
+from local.broker_stack import ROOT, BrokerStack, wait_until
 from local.callers import create_user
 from local.embedded_aws import REGION, EmbeddedAws, EmbeddedAwsFailed
 from local.fake_enable import Client, FakeEnable
 from token_broker.grants import load_grants
+from tools.sam import ToolFailed
 
 STATE_FOLDER: Final = ROOT / ".local"
 STATE_FILE: Final = STATE_FOLDER / "up.json"

@@ -12,6 +12,7 @@ from local.embedded import (
     keys,
     names,
     parameters,
+    stack_events,
     transport,
 )
 
@@ -26,4 +27,5 @@ def correct() -> None:
     names.differ_by_region()
     names.refuse_what_is_taken()
     parameters.authorize_each_name()
+    stack_events.have_distinct_times()
     transport.counts_as_encrypted()

@@ -107,7 +107,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The working tree's own files and, as after `make`, an environment: this one's."""
     folder = tmp_path_factory.mktemp("operator") / "broker"
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("layers", "functions", "clients", "cli", "local", "requirements"):
+    for name in ("layers", "functions", "clients", "cli", "local", "tools", "requirements"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("template.yaml", "samconfig.toml", "Makefile", "pyproject.toml"):
         shutil.copy2(ROOT / name, folder / name)

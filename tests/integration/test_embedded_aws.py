@@ -353,6 +353,21 @@ def test_role_of_one_stack_name_in_two_regions_is_two_roles(corrected: Cloud, pl
     assert (roles(plain), roles(corrected)) == (1, 2)
 
 
+def test_no_two_events_of_a_stack_have_one_time(corrected: Cloud):
+    topics = {f"Topic{number}": {"Type": "AWS::SNS::Topic"} for number in range(20)}
+    cloudformation = corrected.owner.client("cloudformation")
+    cloudformation.create_stack(
+        StackName="eventful", TemplateBody=json.dumps({"Resources": topics})
+    )
+    cloudformation.get_waiter("stack_create_complete").wait(
+        StackName="eventful", WaiterConfig={"Delay": 0.1, "MaxAttempts": 200}
+    )
+    events = cloudformation.describe_stack_events(StackName="eventful")["StackEvents"]
+    times = [event["Timestamp"] for event in events]
+    assert len(set(times)) == len(times) > 40
+    assert times == sorted(times, reverse=True)
+
+
 def test_request_is_not_denied_for_want_of_tls(corrected: Cloud, plain: Cloud):
     deny = {
         "Effect": "Deny",

@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from local.broker_stack import ToolFailed
 from tests.soak.checker import check
 from tests.soak.record import Record
 from tests.soak.soak import Stop, soak
+from tools.sam import ToolFailed
 
 ENDED_EARLY: Final = 130
 """What a shell calls a program that Ctrl-C ended."""

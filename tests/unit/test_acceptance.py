@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tools.acceptance import __main__ as command
-from tools.acceptance.account import ToolFailed
 from tools.acceptance.life import Life, Options
+from tools.sam import ToolFailed
 
 
 @dataclass

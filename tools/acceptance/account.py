@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +14,7 @@ from botocore.exceptions import ClientError
 from broker_cli.aws import CONFIG, Stack, new_session
 from broker_cli.cleanup import Leavings, delete
 from local.broker_stack import ROOT, wait_until
+from tools.sam import ToolFailed, run_sam
 
 ROLE: Final = "acceptance-of-token-broker"
 """Unlike the stacks' names: a deployer must not be able to change itself."""
@@ -35,10 +34,6 @@ _CREDENTIALS: Final = {
 }
 
 type Environ = dict[str, str]
-
-
-class ToolFailed(Exception):
-    """`sam` ended with an error; the message is what it printed last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,22 +210,4 @@ def _region(region: str) -> Environ:
 
 
 def _sam(environ: Environ, *arguments: str) -> None:
-    """Run the SAM CLI.
-
-    Raises:
-        ToolFailed: with what it printed last.
-    """
-    sam = Path(sys.executable).parent / "sam"
-    path = f"{sam.parent}{os.pathsep}{environ.get('PATH', '')}"
-    run = subprocess.run(
-        [sam, *arguments],
-        cwd=ROOT,
-        env=environ | {"PATH": path, "SAM_CLI_TELEMETRY": "0"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if run.returncode:
-        raise ToolFailed(f"sam {arguments[0]} failed:\n{run.stdout[-3000:]}")
+    run_sam(*arguments, cwd=ROOT, environ=environ, seconds=_STACK_SECONDS)

@@ -13,7 +13,8 @@ from broker_cli.failures import Failure, failure_of
 from broker_cli.verify.command import active_checks, checks, look, summary
 from broker_cli.verify.result import Deployment, Failed
 from local.broker_stack import wait_until
-from tools.acceptance.account import ROLE, Account, Place, ToolFailed
+from tools.acceptance.account import ROLE, Account, Place
+from tools.sam import ToolFailed
 
 ONE: Final = "enable-token-broker-acceptance-1"
 TWO: Final = "enable-token-broker-acceptance-2"
