@@ -1,4 +1,4 @@
-"""The documented deployments of the Reach parameters, each in an account of its own.
+"""The documented deployments of the Reach parameters, each an update of one stack.
 
 The embedded AWS does not read a resource policy from an API's definition. So that it is in
 force, the policy of the template as deployed is set on the API.
@@ -6,10 +6,11 @@ force, the policy of the template as deployed is set on the API.
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from secrets import token_hex
 
 import pytest
+from botocore.credentials import Credentials
 
 from local.broker_stack import STACK_NAME, BrokerStack
 from local.callers import create_user
@@ -20,7 +21,7 @@ from tests.template.test_template import template
 
 DEPLOYMENTS = [parameters for parameters in documented() if parameters]
 # The first deployment lists its own account, which must not open it to everybody there.
-ACCOUNTS = [str(444455556666 + n) for n in range(len(DEPLOYMENTS))]
+ACCOUNT = "444455556666"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Reach:
         resolver = Resolver(template(), self.parameters, owner=self.stack.account)
         return resolver.resolve(body["x-amazon-apigateway-policy"])
 
+    def user(self, policy: str | None) -> Credentials:
+        """A new user of the stack's account."""
+        return create_user(self.stack.administrator, f"user-{token_hex(4)}", policy)
+
     def set_policy(self, text: str) -> None:
         self.stack.administrator.client("apigateway").update_rest_api(
             restApiId=self.stack.api.api_id,
@@ -44,21 +49,41 @@ class Reach:
 
 
 @pytest.fixture(scope="module")
-def reaches(deployed: Deployed) -> list[Reach]:
-    def deploy(account: str, parameters: dict[str, str]) -> Reach:
-        stack = BrokerStack(deployed.stack.aws, account=account, source=deployed.stack.source)
-        stack.deploy(RefreshSchedule="rate(1 day)", **parameters)  # no token is waited for
-        return Reach(stack, parameters)
+def stack(deployed: Deployed) -> BrokerStack:
+    """A stack in an account of its own, whose schedule does not disturb."""
+    stack = BrokerStack(deployed.stack.aws, account=ACCOUNT, source=deployed.stack.source)
+    stack.deploy(RefreshSchedule="rate(1 day)")
+    return stack
 
-    with ThreadPoolExecutor(2) as threads:
-        return [*threads.map(deploy, ACCOUNTS, DEPLOYMENTS), Reach(deployed.stack, {})]
+
+def update(stack: BrokerStack, parameters: dict[str, str]) -> None:
+    """Change the parameters of the deployed template: those given, and no other one."""
+    known = stack.administrator.client("cloudformation")
+    values = {"RefreshSchedule": "rate(1 day)", **parameters}
+    kept = {"ParameterKey": "Architecture", "UsePreviousValue": True}
+    known.update_stack(
+        StackName=stack.name,
+        UsePreviousTemplate=True,
+        Parameters=[kept, *({"ParameterKey": k, "ParameterValue": v} for k, v in values.items())],
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    waiter = known.get_waiter("stack_update_complete")
+    waiter.wait(StackName=stack.name, WaiterConfig={"Delay": 0.1, "MaxAttempts": 600})
+    stack.__dict__.pop("outputs", None)  # the embedded AWS makes the API again in some updates
+    stack.__dict__.pop("api", None)
 
 
 @pytest.fixture(
-    params=range(len(DEPLOYMENTS) + 1), ids=["+".join(d) or "none" for d in [*DEPLOYMENTS, {}]]
+    scope="module",
+    params=range(len(DEPLOYMENTS) + 1),
+    ids=["+".join(d) or "none" for d in [*DEPLOYMENTS, {}]],
 )
-def reach(request: pytest.FixtureRequest, reaches: list[Reach]) -> Reach:
-    return reaches[request.param]
+def reach(request: pytest.FixtureRequest, deployed: Deployed, stack: BrokerStack) -> Reach:
+    if request.param == len(DEPLOYMENTS):
+        return Reach(deployed.stack, {})
+    parameters = DEPLOYMENTS[request.param]
+    update(stack, parameters)
+    return Reach(stack, parameters)
 
 
 @pytest.fixture
@@ -88,8 +113,8 @@ def test_stage_and_log_group_are_as_the_parameters_say(reach: Reach):
 
 def test_resource_policy_decides_about_the_own_account_as_evaluated(reach: Reach, policy: dict):
     api = reach.stack.api
-    for name, identity_policy in (("with", api.policy("/tokens/deals")), ("without", None)):
-        user = create_user(reach.stack.administrator, f"{name}-policy", identity_policy)
+    for identity_policy in (api.policy("/tokens/deals"), None):
+        user = reach.user(identity_policy)
         caller = Caller(reach.stack.account, has_policy=bool(identity_policy))
         is_in = gets_in(policy, caller, owner=reach.stack.account)
         assert is_in is (caller.has_policy and "VpcEndpointIds" not in reach.parameters)
@@ -101,7 +126,7 @@ def test_resource_policy_decides_about_the_own_account_as_evaluated(reach: Reach
 def test_only_a_limit_makes_a_429(reach: Reach, policy: dict):
     assert policy  # in force meanwhile
     api = reach.stack.api
-    user = create_user(reach.stack.administrator, "hasty", api.policy("/tokens/*"))
+    user = reach.user(api.policy("/tokens/*"))
     is_private = "VpcEndpointIds" in reach.parameters  # and this request comes through none
     assert (api.get("/tokens/deals", user).status == 403) is is_private
     statuses = {api.get("/tokens/deals", user).status for _ in range(60)}
@@ -111,19 +136,16 @@ def test_only_a_limit_makes_a_429(reach: Reach, policy: dict):
         assert (429 in statuses) is ("RequestsPerSecond" in reach.parameters)
 
 
-def test_each_switch_goes_both_ways_in_a_deployed_stack(reaches: list[Reach]):
-    stack = reaches[0].stack
+def test_each_switch_goes_both_ways_in_a_deployed_stack(stack: BrokerStack):
     gateway = stack.administrator.client("apigateway")
     deployments = []
-    off = dict.fromkeys(("CallerAccounts", "CallerOrgId", "VpcEndpointIds"), "")
     endpoint = "vpce-0a1b2c3d4e5f60718"
     steps = ({}, {"VpcEndpointIds": endpoint}, {}, {"CallerOrgId": "o-a1b2c3d4e5"}, DEPLOYMENTS[0])
     for step in steps:
-        stack.deploy(RefreshSchedule="rate(1 day)", **off | step)
-        # The embedded AWS makes the API again in some updates; AWS keeps its id.
+        update(stack, step)
         (stage,) = gateway.get_stages(restApiId=stack.resource("TokenApi"))["item"]
         deployments.append(stage["deploymentId"])
-        policy = Reach(stack, off | step).policy_as_deployed()
+        policy = Reach(stack, step).policy_as_deployed()
         assert {s["Sid"] for s in policy["Statement"]} == {
             "NobodyElse",
             *(["OnlyThroughTheEndpoints"] if "VpcEndpointIds" in step else []),
