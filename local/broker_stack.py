@@ -137,13 +137,16 @@ class BrokerStack:
         return payload
 
     def log_messages(self, function: str) -> Iterator[str]:
-        """The log of `token-refresher` or `token-vendor`, oldest first.
+        """The log of `token-refresher` or `token-vendor`, oldest first."""
+        return self.messages_of(f"/enable-token-broker/{self.name}/{function}")
+
+    def messages_of(self, group: str) -> Iterator[str]:
+        """A log group's messages, oldest first.
 
         The embedded CloudWatch answers with the oldest 10,000 events of a request and names no
         next page, hence the start times.
         """
         pages = self.administrator.client("logs").get_paginator("filter_log_events")
-        group = f"/enable-token-broker/{self.name}/{function}"
         start = told = 0  # so many of the events at `start` have been yielded
         while True:
             found = [

@@ -3,19 +3,17 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from local.broker_stack import STACK_NAME, BrokerStack
+from local.broker_stack import BrokerStack
 
 type Place = tuple[str, bytes]
 """Its name, and what it holds."""
 
 
 def log_groups(stack: BrokerStack) -> Iterator[tuple[str, str]]:
+    """Every message of the account's log groups, those of other and of deleted stacks included."""
     for group in stack.administrator.client("logs").describe_log_groups()["logGroups"]:
-        name = group["logGroupName"]
-        ours = f"/enable-token-broker/{STACK_NAME}/"
-        assert name.startswith(ours), "a log that is not searched"
-        for message in stack.log_messages(name.removeprefix(ours)):
-            yield name, message
+        for message in stack.messages_of(group["logGroupName"]):
+            yield group["logGroupName"], message
 
 
 def queue(stack: BrokerStack) -> Iterator[Place]:

@@ -47,16 +47,6 @@ def started(deployed: Deployed, *arguments: str) -> Iterator[subprocess.Popen[st
             process.kill()
             process.wait()
         process.stdout.close()
-        remove_logs(deployed)
-
-
-def remove_logs(deployed: Deployed) -> None:
-    """The embedded AWS makes a log group again if a function of a deleted stack still writes."""
-    for region in (REGION, SECOND_REGION):
-        logs = deployed.stack.administrator.client("logs", region_name=region)
-        for group in logs.describe_log_groups()["logGroups"]:
-            if group["logGroupName"].startswith(f"/enable-token-broker/{ONE[:-1]}"):
-                logs.delete_log_group(logGroupName=group["logGroupName"])
 
 
 def there(deployed: Deployed) -> list[str]:
