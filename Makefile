@@ -32,7 +32,7 @@ down: .venv/.installed ## End what `make up` started
 
 .PHONY: test
 test: .venv/.installed lint ## Lint, types and all tests, with coverage
-	@$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	@$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=10
 
 .PHONY: test-unit
 test-unit: .venv/.installed ## The tests that need nothing: seconds
