@@ -1,8 +1,8 @@
 """What breaks first beyond this machine: a simulation of storms, quotas and environments.
 
 `python -m benchmarks.scale` prints the tables of docs/scale.md. Time is simulated, chance is
-seeded; the quotas are AWS's defaults. tests/unit/test_scale.py holds the parts against the
-queueing results that they must match where theory has one.
+seeded; the quotas are AWS's defaults. tests/unit/benchmarks/test_scale.py holds the parts against
+the queueing results that they must match where theory has one.
 """
 
 import heapq

@@ -16,22 +16,25 @@ from tests.mutants.laboratory import PACKAGES, are_green, copy_to
 
 type Edit = tuple[str, str]
 
-_CALLERS: Final = ("callers.py", ("test_callers.py",))
-_EXPIRY: Final = ("expiry.py", ("test_expiry.py", "test_laws.py"))
-_MODELS: Final = ("models.py", ("test_models.py", "test_enable_models.py"))
-_VEND: Final = ("vend.py", ("test_vend.py",))
-_EVENT: Final = ("api_event.py", ("test_api_event.py", "test_vendor_app.py"))
-_POLICY: Final = ("policy.py", ("test_renewal.py", "test_laws.py"))
+_CALLERS: Final = ("callers.py", ("layer/test_callers.py",))
+_EXPIRY: Final = ("expiry.py", ("layer/test_expiry.py", "test_properties.py"))
+_MODELS: Final = ("models.py", ("layer/test_models.py", "refresher/enable/test_models.py"))
+_VEND: Final = ("vend.py", ("vendor/test_vend.py",))
+_EVENT: Final = ("api_event.py", ("vendor/test_api_event.py", "vendor/test_app.py"))
+_POLICY: Final = ("policy.py", ("refresher/test_renewal.py", "test_properties.py"))
 _ENABLE_MODELS: Final = (
     "token_refresher/enable/models.py",
-    ("test_enable_models.py", "test_models.py"),
+    ("refresher/enable/test_models.py", "layer/test_models.py"),
 )
 _ACCEPTANCE: Final = (
     "token_refresher/enable/acceptance.py",
-    ("test_enable_acceptance.py", "test_laws.py"),
+    ("refresher/enable/test_acceptance.py", "test_properties.py"),
 )
-_HTTP_CLIENT: Final = ("token_refresher/enable/http_client.py", ("test_enable_http_client.py",))
-_RESPONSES: Final = ("token_refresher/enable/responses.py", ("test_enable_responses.py",))
+_HTTP_CLIENT: Final = (
+    "token_refresher/enable/http_client.py",
+    ("refresher/enable/test_http_client.py",),
+)
+_RESPONSES: Final = ("token_refresher/enable/responses.py", ("refresher/enable/test_responses.py",))
 _HIDDEN: Final = "field(repr=False)"
 _SHOWN: Final = "field()"
 
@@ -104,7 +107,7 @@ AUTHORISATION: Final = [
     *_of(_ENABLE_MODELS, ('if self.token_type.lower() != "bearer":', "if False:")),
     *_of(_ACCEPTANCE, ("    if granted != set(scope):", "    if False:")),
     *_of(
-        ("due_grant.py", ("test_refresh.py",)),
+        ("due_grant.py", ("refresher/test_refresh.py",)),
         ("if set(token.scope) != set(grant.scope):", "if False:"),
     ),
     *_of(
@@ -114,22 +117,22 @@ AUTHORISATION: Final = [
         ('"Connection": "close"', ""),
     ),
     *_of(
-        ("token_refresher/enable/connections.py", ("test_enable_http_client.py",)),
+        ("token_refresher/enable/connections.py", ("refresher/enable/test_http_client.py",)),
         ("if not 100 <= line[1] < 200 or", "if line[1] != 100 or"),
     ),
     *_of(
-        ("grants.py", ("test_grants.py", "test_check_grants.py")),
+        ("grants.py", ("layer/test_grants.py", "refresher/test_check_grants.py")),
         ("http://(127", "http://([a-z.]+|127"),
         ("if not _NAME.fullmatch(name):", "if False:"),
         ("if self.callers is not None and not self.callers:", "if False:"),
         ("            if fault := pattern_fault(pattern):", "            if fault := None:"),
     ),
     *_of(
-        ("enable_broker_client/api.py", ("test_client_api.py",)),
+        ("enable_broker_client/api.py", ("client/test_api.py",)),
         ('if parts.scheme != "https" and not (', "if False and not ("),
     ),
     *_of(
-        ("enable_broker_client/origins.py", ("test_client_origins.py", "test_client_requests.py")),
+        ("enable_broker_client/origins.py", ("client/test_origins.py", "client/test_requests.py")),
         ("is_included = origin == self._origin", "is_included = True"),
         ('is_included = origin[0] == "https" or (', "is_included = True or ("),
         ("return origin_of(url) in self._accepting and route not in", "return route not in"),
@@ -157,17 +160,17 @@ MASKING: Final = [
         ("return value if _VERSION_ID.fullmatch(value) else", "return value if True else"),
     ),
     *_of(
-        ("credentials.py", ("test_credentials.py",)),
+        ("credentials.py", ("refresher/test_credentials.py",)),
         (f"client_secret: str = {_HIDDEN}", f"client_secret: str = {_SHOWN}"),
     ),
     *_of(
-        ("aws.py", ("test_errors.py",)),
+        ("aws.py", ("layer/test_errors.py",)),
         ('f"{error.operation_name} was refused by AWS: {code}"', "str(error)"),
         ('f"AWS could not be reached or did not answer: {kind}"', "str(error)"),
         ('f"unexpected {type(error).__name__}; please report it"', "str(error)"),
     ),
     *_of(
-        ("token_refresher/enable/validation.py", ("test_enable_validation.py",)),
+        ("token_refresher/enable/validation.py", ("refresher/enable/test_validation.py",)),
         ('"not valid JSON" if kind == "json_invalid" else message', "message"),
         (
             "        faults = fault_texts(error)\n",
@@ -188,27 +191,27 @@ MASKING: Final = [
         ('logging.getLogger("urllib3.connection").setLevel(logging.CRITICAL)', ""),
     ),
     *_of(
-        ("connection_state.py", ("test_connection_state.py",)),
+        ("connection_state.py", ("refresher/test_connection_state.py",)),
         ("_WORD.fullmatch(reason) and", "reason is not None and"),
     ),
     *_of(
-        ("token_vendor/app.py", ("test_vendor_app.py",)),
+        ("token_vendor/app.py", ("vendor/test_app.py",)),
         ('description = "the token cannot be read now"', "description = record.cause"),
     ),
     *_of(
-        ("token_vendor/responses.py", ("test_models.py",)),
+        ("token_vendor/responses.py", ("layer/test_models.py",)),
         (f"access_token: str = {_HIDDEN}", f"access_token: str = {_SHOWN}"),
     ),
     *_of(
-        ("token_vendor/audit_record.py", ("test_vend_audit_record.py",)),
+        ("token_vendor/audit_record.py", ("vendor/test_audit_record.py",)),
         ("self.grant[:MAX_GRANT_CHARS]", "self.grant"),
     ),
     *_of(
-        ("enable_broker_client/api.py", ("test_client_api.py", "test_client_source.py")),
+        ("enable_broker_client/api.py", ("client/test_api.py", "client/test_source.py")),
         (f"access_token: str = {_HIDDEN}", f"access_token: str = {_SHOWN}"),
     ),
     *_of(
-        ("transport.py", ("test_client_api.py", "test_client_source.py")),
+        ("transport.py", ("client/test_api.py", "client/test_source.py")),
         ('body: bytes = field(default=b"", repr=False)', 'body: bytes = b""'),
         ("headers: Mapping[str, str] = field(repr=False)", "headers: Mapping[str, str] = field()"),
     ),
@@ -247,7 +250,7 @@ EXPIRY: Final = [
         ("if is_fresh(age := now - issued_at, REJECTION_INTERVAL):", "if False:"),
     ),
     *_of(
-        ("token_vendor/moment.py", ("test_vend.py", "test_refresh_starter.py")),
+        ("token_vendor/moment.py", ("vendor/test_vend.py", "vendor/test_refresh_starter.py")),
         ("return is_fresh(now.wall - self.wall, window) and is_fresh", "return is_fresh"),
         (" and is_fresh(elapsed, window)", ""),
     ),
@@ -262,12 +265,12 @@ EXPIRY: Final = [
         ("and overwritten.expires_at > new.expires_at", "and False"),
     ),
     *_of(
-        ("token_store.py", ("test_token_store.py", "test_laws.py")),
+        ("token_store.py", ("layer/test_token_store.py", "test_properties.py")),
         ("and is_restored(other, best)", "and False"),
         ("if blocks := [", "if blocks := [] and ["),
     ),
     *_of(
-        ("token_refresher/backoff.py", ("test_backoff.py",)),
+        ("token_refresher/backoff.py", ("refresher/test_backoff.py",)),
         ("return now < self.until <= now + LONGEST_BACKOFF", "return now < self.until"),
         (
             "return now < self.until <= now + LONGEST_BACKOFF",
@@ -275,11 +278,11 @@ EXPIRY: Final = [
         ),
     ),
     *_of(
-        ("connection_state.py", ("test_connection_state.py",)),
+        ("connection_state.py", ("refresher/test_connection_state.py",)),
         ("abs(now - self.leased_at) < LEASE", "True"),
     ),
     *_of(
-        ("source.py", ("test_client_source.py",)),
+        ("source.py", ("client/test_source.py",)),
         ("return kept if kept and self._clock() < kept.expires_at else None", "return kept"),
         (
             "        if left <= 0:\n            raise NotNow(",
@@ -288,7 +291,7 @@ EXPIRY: Final = [
         ("if token.fingerprint in self._refused:", "if False:"),
     ),
     *_of(
-        ("enable_broker_client/clock.py", ("test_client_source.py",)),
+        ("enable_broker_client/clock.py", ("client/test_source.py",)),
         ("self._lead += max(0.0, gained)", "self._lead = max(self._lead, gained)"),
     ),
 ]

@@ -22,7 +22,7 @@ def copy_to(folder: Path, tests: Sequence[str], settings: str = "") -> None:
 
     Args:
         folder: where to; empty.
-        tests: names of test files.
+        tests: paths of test files below `tests/unit`.
         settings: more for `pyproject.toml`.
     """
     source = folder / "src"
@@ -35,9 +35,9 @@ def copy_to(folder: Path, tests: Sequence[str], settings: str = "") -> None:
     shutil.copy(ROOT / "layers/shared/grants.toml", source)
     shutil.copytree(ROOT / "events", folder / "events")
     unit = folder / "tests/unit"
-    unit.mkdir(parents=True)
     for name in ("conftest.py", "fakes.py", *tests):
-        shutil.copy(ROOT / "tests/unit" / name, unit)
+        (unit / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "tests/unit" / name, unit / name)
     (folder / "pyproject.toml").write_text(
         '[tool.pytest.ini_options]\naddopts = "--import-mode=importlib"\n'
         f'filterwarnings = ["error"]\n{settings}'

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from enable_broker_client.httpx import BrokerAuth
-from tests.unit.test_client_source import LIFETIME, Broker, Clock, settled, source_of
+from tests.unit.client.test_source import LIFETIME, Broker, Clock, settled, source_of
 
 ORIGIN = "https://enable.example"
 TASKS = 50

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import cost
 from benchmarks.cost.__main__ import main
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TEMPLATE = (ROOT / "template.yaml").read_text(encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ import pytest
 httpx = pytest.importorskip("httpx")
 
 from enable_broker_client.httpx import BrokerAuth  # noqa: E402  needs httpx
-from tests.unit.test_client_requests import ORIGIN, Source  # noqa: E402
+from tests.unit.client.test_requests import ORIGIN, Source  # noqa: E402
 
 URL = "https://enable.example/v1/deals"
 

@@ -1,4 +1,4 @@
-"""The laws of when a token is due and when it ends, whatever clocks and answers say.
+"""Properties of when a token is due and when it ends, for all clocks and responses.
 
 `skew` is how far Enable's clock is ahead of ours, in seconds: what only their difference
 shows, so that it stands for a wrong clock on either side.

@@ -7,7 +7,7 @@ import ast
 import sys
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[2] / "functions/token_refresher/token_refresher"
+PACKAGE = Path(__file__).resolve().parents[3] / "functions/token_refresher/token_refresher"
 CORE = {
     "refresh.py",
     "renewal.py",

@@ -8,7 +8,7 @@ from requests.adapters import BaseAdapter
 
 from enable_broker_client import NoTokenInTime, Token
 from enable_broker_client.requests import BrokerAuth
-from tests.unit.test_client_source import Broker, Clock, settled, source_of
+from tests.unit.client.test_source import Broker, Clock, settled, source_of
 
 ORIGIN = "https://enable.example"
 URL = f"{ORIGIN}/v1/deals"

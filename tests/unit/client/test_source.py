@@ -440,9 +440,9 @@ def test_caller_that_joins_a_request_waits_no_longer_than_its_own_budget(
             next(steps)
         with pytest.raises(NoTokenInTime, match="no response yet"):
             source.get()
-        responds.set()
         with pytest.raises(NoTokenInTime):
             first.result(timeout=10)
+        responds.set()
     assert settled(source).get() == "token-1"
 
 

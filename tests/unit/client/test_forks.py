@@ -13,7 +13,7 @@ from botocore.credentials import RefreshableCredentials
 
 from enable_broker_client import TokenSource
 from enable_broker_client.origins import Audience
-from tests.unit.test_client_source import LIFETIME, URL, Broker, Clock, callers, source_of
+from tests.unit.client.test_source import LIFETIME, URL, Broker, Clock, callers, source_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
