@@ -24,6 +24,7 @@ from broker_cli import (
     secret,
     status,
     token,
+    trace,
 )
 from broker_cli.console import is_plain, say
 from broker_cli.failures import ExitCode, failure_of
@@ -122,6 +123,7 @@ _add(
     "broker audit --since 1d --grant deals",
     "broker audit --caller role/reporting-job --json",
 )
+_add(trace.trace, "trace", _LOOK, "broker trace 3f2a9c41d0be", "broker trace 3f2a9c41d0be --json")
 _add(probe.probe, "probe", _LOOK, "broker probe --grant deals", "broker probe --allowed-profile ci")
 _add(failed_runs.failures, "failures", _LOOK, "broker failures", "broker failures --clear")
 app.add_typer(secret.app, name="secret", rich_help_panel=_ACT)

@@ -79,6 +79,21 @@ SCHEMAS: Final[dict[str, Schema]] = {
             )
         )
     ),
+    "trace": _object(
+        fingerprint=_TEXT,
+        grant=_TEXT,
+        events=_list(
+            _object(
+                at=_TIME,
+                event=_one_of("stored", "vended", "rejected", "replaced", "expired"),
+                caller=_TEXT,
+                reason=_TEXT,
+                replaced_by=_TEXT,
+                times=_COUNT,
+                last_at=_TIME,
+            )
+        ),
+    ),
     "explain": _object(
         grant=_TEXT,
         principal=_TEXT,

@@ -260,6 +260,15 @@ def test_audit_says_who_got_what(renewed: Deployed, cli: Cli):
     assert cli("audit", "--caller", "nobody at all").stdout == ""
 
 
+def test_trace_tells_the_life_of_a_token(renewed: Deployed, cli: Cli):
+    token = fingerprint(renewed.get("/tokens/deals", "user for deals").access_token)
+    renewed.stack.refresh({"force": True, "grants": ["deals"]})
+    events = cli.json("trace", token, "--since", "1h")["events"]
+    assert events[0]["event"] == "stored"
+    assert {event["event"] for event in events} >= {"vended", "replaced"}
+    assert "user/sync" in cli("trace", token).stdout
+
+
 def test_probe_is_an_exit_code_for_a_scheduler(cli: Cli):
     assert cli.json("probe")["is_well"]
     assert not cli.json("probe", "--grant", "forbidden", code=1)["is_well"]
