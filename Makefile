@@ -68,11 +68,11 @@ lint: .venv/.installed ## Format, lint, types, template
 
 .PHONY: audit
 audit: .venv/.installed .venv-audit/.installed ## What others' tools find in template, policies, pins and history
-	@$(PYTHON) -m local.audit
+	@$(PYTHON) -m tools.audit
 
 .PHONY: sbom
 sbom: .venv/.installed .venv-audit/.installed ## Write a CycloneDX bill of each artifact into dist/, and docs/licences.md
-	@$(PYTHON) -m local.sbom
+	@$(PYTHON) -m tools.sbom
 
 .PHONY: format
 format: .venv/.installed ## Format and fix what ruff can fix
@@ -81,7 +81,7 @@ format: .venv/.installed ## Format and fix what ruff can fix
 
 .PHONY: openapi
 openapi: .venv/.installed ## Write the contract, docs/openapi.json, from the code that keeps it
-	@$(PYTHON) -m local.openapi
+	@$(PYTHON) -m tools.openapi
 
 .PHONY: lock
 lock: .venv/.installed ## Pin the newest versions that fit together into requirements/*.txt
@@ -163,7 +163,7 @@ build-SharedLayer: is-installed
 	$(PYTHON) -m token_refresher.check_grants layers/shared/grants.toml
 	$(INSTALL) --target "$(ARTIFACTS_DIR)/python" -r requirements/layer.txt
 	cp -R layers/shared/token_broker layers/shared/grants.toml "$(ARTIFACTS_DIR)/python"
-	$(PYTHON) -m local.prune_botocore "$(ARTIFACTS_DIR)/python/botocore/data"
+	$(PYTHON) -m tools.prune_botocore "$(ARTIFACTS_DIR)/python/botocore/data"
 	rm -rf "$(ARTIFACTS_DIR)/python/boto3/data" "$(ARTIFACTS_DIR)/python/boto3/examples"
 	$(call finish,$(ARTIFACTS_DIR)/python,/opt/python)
 

@@ -15,7 +15,7 @@ from typing import Final
 from local.broker_stack import ROOT, BrokerStack
 from local.embedded_aws import ACCOUNT, EmbeddedAws
 from local.fake_enable import Client, FakeEnable
-from local.prune_botocore import prune
+from tools.prune_botocore import prune
 
 NO_SCHEDULE_SECONDS: Final = 36_000.0
 """The scheduler's minute: nothing is to run that is not measured."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from samcli.lib.package.utils import make_zip_with_lambda_permissions
 
-from local import sbom
 from tests.deployed.conftest import Deployed
+from tools import sbom
 
 FUNCTIONS = {
     "TokenRefresherFunction": "token_refresher.app",

@@ -27,9 +27,9 @@ from schemathesis.specs.openapi import checks
 from local.broker_stack import STACK_NAME
 from local.callers import TokenApi, create_user
 from local.embedded_aws import REGION
-from local.openapi import FILE
 from tests.deployed.conftest import Deployed
 from token_vendor.api_event import MAX_BODY_CHARS
+from tools.openapi import FILE
 
 LOG_GROUP = f"/enable-token-broker/{STACK_NAME}/token-vendor"
 SIGNED_HERE = schemathesis.Config.from_dict({"generation": {"with-security-parameters": False}})

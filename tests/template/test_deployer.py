@@ -14,9 +14,9 @@ import pytest
 from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 from samcli.lib.bootstrap.bootstrap import _get_stack_template
 
-from local import audit
 from tests.template.policy import OWNER, Call, Resolver, allows, matches
 from tests.template.test_template import ROOT
+from tools import audit
 
 STACK = "enable-token-broker-dev"
 HERE = f"eu-west-1:{OWNER}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 
-from local import audit
+from tools import audit
 
 TEMPLATE = (Path(__file__).resolve().parent.parent.parent / "template.yaml").read_text()
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from local import audit
 from token_refresher.credentials import PLACEHOLDER
+from tools import audit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FUNCTIONS = ("TokenRefresherFunction", "TokenVendorFunction")

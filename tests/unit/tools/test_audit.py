@@ -7,50 +7,52 @@ from pathlib import Path
 
 import pytest
 
-from local import audit
-from local.argued import Argued, Finding
 from local.broker_stack import ROOT
-from local.secret_scan import TOOL, main, secrets_in
 from tests.template.test_template import transformed
+from tools import audit
+from tools.accepted import AcceptedFindings, Finding
+from tools.secret_scan import TOOL, main, secrets_in
 
 FOUND = Finding(tool="checkov", rule="CKV_AWS_1", where="Queue", text="as of today")
-ARGUED = (
-    '[[argued]]\ntool = "checkov"\nrule = "CKV_AWS_1"\nwhere = ["Queue"]\nreason = "{reason}"\n'
+ACCEPTED = (
+    '[[accepted]]\ntool = "checkov"\nrule = "CKV_AWS_1"\nwhere = ["Queue"]\nreason = "{reason}"\n'
 )
 CREDENTIALS = {name: str(uuid.uuid4()) for name in ("client_id", "client_secret")}
 
 
-def read(tmp_path: Path, text: str) -> Argued:
-    file = tmp_path / "argued.toml"
+def read(tmp_path: Path, text: str) -> AcceptedFindings:
+    file = tmp_path / "accepted.toml"
     file.write_text(text)
-    return Argued.read(file)
+    return AcceptedFindings.read(file)
 
 
-def test_argued_finding_is_none_whatever_the_tool_says_of_it(tmp_path: Path):
-    argued = read(tmp_path, ARGUED.format(reason="because"))
-    assert argued.unargued([FOUND]) == []
+def test_accepted_finding_does_not_depend_on_what_the_tool_says_of_it(tmp_path: Path):
+    accepted = read(tmp_path, ACCEPTED.format(reason="because"))
+    assert accepted.not_accepted([FOUND]) == []
     elsewhere = Finding(tool="checkov", rule="CKV_AWS_1", where="Topic")
-    assert argued.unargued([FOUND, elsewhere]) == [elsewhere]
+    assert accepted.not_accepted([FOUND, elsewhere]) == [elsewhere]
 
 
 def test_argument_whose_finding_is_gone_is_told(tmp_path: Path):
-    argued = read(tmp_path, ARGUED.format(reason="because"))
-    assert argued.stale("checkov", [FOUND]) == []
-    assert argued.stale("checkov", []) == ["checkov CKV_AWS_1 Queue"]
-    assert argued.stale("cfn-lint", []) == []
+    accepted = read(tmp_path, ACCEPTED.format(reason="because"))
+    assert accepted.stale("checkov", [FOUND]) == []
+    assert accepted.stale("checkov", []) == ["checkov CKV_AWS_1 Queue"]
+    assert accepted.stale("cfn-lint", []) == []
 
 
-@pytest.mark.parametrize("text", [ARGUED.format(reason=" "), ARGUED.format(reason="because") * 2])
-def test_argument_needs_a_reason_and_is_made_once(tmp_path: Path, text: str):
-    with pytest.raises(ValueError, match="argued twice, or without a reason"):
+@pytest.mark.parametrize(
+    "text", [ACCEPTED.format(reason=" "), ACCEPTED.format(reason="because") * 2]
+)
+def test_accepted_finding_needs_a_reason_and_has_one_entry(tmp_path: Path, text: str):
+    with pytest.raises(ValueError, match="accepted twice, or without a reason"):
         read(tmp_path, text)
 
 
-def test_template_as_deployed_has_no_unargued_finding_of_cfn_lint_at_its_strictest():
+def test_template_as_deployed_has_no_new_finding_of_cfn_lint_at_its_strictest():
     findings = list(audit.cfn_lint(transformed()))
-    argued = Argued.read()
-    assert argued.unargued(findings) == []
-    assert argued.stale("cfn-lint", findings) == []
+    accepted = AcceptedFindings.read()
+    assert accepted.not_accepted(findings) == []
+    assert accepted.stale("cfn-lint", findings) == []
 
 
 def test_cfn_lint_at_its_strictest_tells_more_than_errors():
@@ -118,7 +120,7 @@ def test_commit_hook_names_the_file_and_not_the_secret(
     assert CREDENTIALS["client_secret"] not in told
 
 
-def test_no_file_of_the_repository_seems_to_hold_an_unargued_secret():
+def test_no_file_of_the_repository_seems_to_hold_a_secret_that_is_not_accepted():
     names = subprocess.run(
         ["git", "ls-files"],  # noqa: S607
         cwd=ROOT,
@@ -132,5 +134,6 @@ def test_no_file_of_the_repository_seems_to_hold_an_unargued_secret():
         for file, kind in secrets_in(files)
     ]
     assert found
-    assert Argued.read().unargued(found) == []
-    assert Argued.read().stale(TOOL, found) == []
+    assert AcceptedFindings.read().not_accepted(found) == []
+    stale = AcceptedFindings.read().stale(TOOL, found)
+    assert [key for key in stale if (ROOT / key.split()[-1]).is_file()] == []  # not the history's

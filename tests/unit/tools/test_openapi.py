@@ -8,7 +8,6 @@ import jsonschema
 import pytest
 import yaml
 
-from local import openapi
 from local.broker_stack import ROOT
 from tests.unit.fakes import (
     SECRET,
@@ -27,6 +26,7 @@ from token_vendor import app
 from token_vendor.refresh_starter import RefreshStarter
 from token_vendor.responses import ERRORS, VendedToken
 from token_vendor.vend import Vendor
+from tools import openapi
 
 CONTRACT: Mapping[str, Any] = json.loads(openapi.FILE.read_text(encoding="utf-8"))
 BY_USER = event("get_token_by_user.json")

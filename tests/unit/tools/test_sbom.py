@@ -2,7 +2,7 @@
 
 import pytest
 
-from local import sbom
+from tools import sbom
 
 
 def test_page_of_licences_is_current():

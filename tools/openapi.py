@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final, get_type_hints
 
-from local.broker_stack import ROOT
 from token_broker import grants, models
 from token_broker.errors import (
     BrokerError,
@@ -33,6 +33,7 @@ from token_vendor.vend import GrantState, GrantStatus
 
 type Json = dict[str, object]
 
+ROOT: Final = Path(__file__).resolve().parent.parent
 FILE: Final = ROOT / "docs" / "openapi.json"
 CONTRACT_VERSION: Final = "1.0.0"
 """The contract's own version; its first number is that of the stage, `v1`."""

@@ -1,6 +1,6 @@
 """`make audit`: what others' tools find in the template, its policies, the pins and the past.
 
-A finding either goes away or is argued in `local/argued.toml`; an argument whose finding is gone
+A finding either goes away or is accepted in `tools/accepted.toml`; an entry whose finding is gone
 fails too. What could not be looked at is not clean.
 """
 
@@ -19,8 +19,8 @@ from samcli.yamlhelper import yaml_parse
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
-from local.argued import Argued, Finding
-from local.secret_scan import TOOL, secrets_in
+from tools.accepted import AcceptedFindings, Finding
+from tools.secret_scan import TOOL, secrets_in
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 UNREACHABLE: Final = (
@@ -190,7 +190,7 @@ def _run(tool: str, *arguments: str, stdin: str | None = None) -> str:
 def main() -> int:
     """Look at everything; 0 if all is clean, 1 if not, 2 if something could not be looked at."""
     console = Console(highlight=False)
-    argued = Argued.read()
+    accepted = AcceptedFindings.read()
     template = transformed((ROOT / "template.yaml").read_text())
     looks: list[tuple[str, str, Callable[[], Iterable[Finding]]]] = [
         ("cfn-lint", "template, as deployed", lambda: cfn_lint(template)),
@@ -208,16 +208,16 @@ def main() -> int:
             console.print(f"? {tool}: {what}: not checked: {error}", style="yellow", soft_wrap=True)
             worst = worst or 2
             continue
-        unargued, stale = argued.unargued(findings), argued.stale(tool, findings)
-        for finding in unargued:
+        new, stale = accepted.not_accepted(findings), accepted.stale(tool, findings)
+        for finding in new:
             line = f"✗ {tool}: {finding.where}: {finding.rule}: {finding.text}"
             console.print(line, style="red", soft_wrap=True)
         for key in stale:
-            console.print(f"✗ argued, but not found any more: {key}", style="red")
-        if unargued or stale:
+            console.print(f"✗ accepted, but not found any more: {key}", style="red")
+        if new or stale:
             worst = 1
         else:
-            there = f", {len({finding.key for finding in findings})} argued" if findings else ""
+            there = f", {len({finding.key for finding in findings})} accepted" if findings else ""
             console.print(f"✓ {tool}: {what}: clean{there}")
     return worst
 

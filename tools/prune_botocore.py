@@ -1,7 +1,7 @@
 """Cuts botocore's data down to what the functions call: half of a client's start is reading it.
 
 Called by the Makefile on a layer that is being built, never on an installed botocore:
-`python -m local.prune_botocore FOLDER`. A call that is missing in OPERATIONS fails in the
+`python -m tools.prune_botocore FOLDER`. A call that is missing in OPERATIONS fails in the
 deployed tests, as `AttributeError: 'SSM' object has no attribute …`.
 """
 

@@ -5,20 +5,22 @@ Its rules by entropy and by keyword are left out: in a project about secrets the
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 from detect_secrets.core.scan import scan_file
 from detect_secrets.plugins.base import RegexBasedDetector
-from detect_secrets.settings import default_settings, transient_settings
+from detect_secrets.settings import default_settings, get_plugins, transient_settings
 
-from local.argued import Argued, Finding
+from tools.accepted import AcceptedFindings, Finding
 
 TOOL: Final = "detect-secrets"
 UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 CRIES_ALL_DAY: Final = {"Base64HighEntropyString", "HexHighEntropyString", "KeywordDetector"}
+PLAIN: Final = {".json", ".md", ".py", ".svg", ".txt"}
+"""Files that detect-secrets reads line by line, as they are."""
 TAKES_UUIDS_FOR_HARMLESS: Final = "detect_secrets.filters.heuristic.is_potential_uuid"
 
 
@@ -37,24 +39,39 @@ def secrets_in(files: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     get_mapping_from_secret_type_to_class.cache_clear()  # it knows no rule but detect-secrets' own
     own = {"name": ClientSecretDetector.__name__, "path": f"file://{Path(__file__).resolve()}"}
     with transient_settings({"plugins_used": [*rules, own], "filters_used": filters}):
+        may_match = _quick_check()
         for file in files:
+            if file.suffix in PLAIN and not may_match(file.read_text(errors="replace")):
+                continue
             for kind in sorted({secret.type for secret in scan_file(str(file))}):
                 yield file, kind
     get_mapping_from_secret_type_to_class.cache_clear()
 
 
+def _quick_check() -> Callable[[str], bool]:
+    """Whether a rule matches anywhere in a text; 20 times faster than line by line."""
+    rules = [
+        re.compile(rule.pattern, rule.flags | re.MULTILINE)
+        for plugin in get_plugins()
+        for rule in cast("RegexBasedDetector", plugin).denylist
+    ]
+    return lambda text: any(rule.search(text) for rule in rules)
+
+
 def main(arguments: list[str]) -> int:
     """Scan files, as the commit hook does; 1 if one of them seems to hold a secret."""
     root = Path(__file__).resolve().parent.parent
-    unargued = Argued.read().unargued(
+    found = AcceptedFindings.read().not_accepted(
         Finding(tool=TOOL, rule=kind, where=str(file.resolve()).removeprefix(f"{root}/"))
         for file, kind in secrets_in(map(Path, arguments))
     )
-    for finding in unargued:
+    for finding in found:
         print(f"{finding.where}: {finding.rule}", file=sys.stderr)
-    if unargued:
-        print("take it out, or argue in local/argued.toml why it is none", file=sys.stderr)
-    return int(bool(unargued))
+    if found:
+        print(
+            "take it out, or give in tools/accepted.toml the reason why it is none", file=sys.stderr
+        )
+    return int(bool(found))
 
 
 if __name__ == "__main__":
