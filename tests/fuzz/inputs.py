@@ -414,6 +414,7 @@ stored_tokens = json_texts(
             "issued_at": moments,
             "expires_at": moments,
             "secret_version": texts,
+            "follows": st.integers() | st.none() | texts,
         },
     )
     | st.fixed_dictionaries(

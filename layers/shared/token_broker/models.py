@@ -44,6 +44,7 @@ class StoredToken:
     Attributes:
         secret_version: the version of the client secret that it was issued for; empty in
             records that do not say.
+        follows: the version of the parameter that its writer had read; None if that is not known.
         parameter_version: of the parameter it was read from, 0 if it was not; not stored.
     """
 
@@ -53,6 +54,7 @@ class StoredToken:
     issued_at: datetime
     expires_at: datetime
     secret_version: str = ""
+    follows: int | None = field(default=None, compare=False)
     parameter_version: int = field(default=0, compare=False)
 
     @property
@@ -78,6 +80,7 @@ class StoredToken:
                 "issued_at": rfc3339(self.issued_at),
                 "expires_at": rfc3339(self.expires_at),
                 "secret_version": self.secret_version,
+                "follows": self.follows,
             }
         )
 
@@ -108,6 +111,7 @@ class StoredToken:
                 issued_at=_utc(_text(record, "issued_at")),
                 expires_at=_utc(_text(record, "expires_at")),
                 secret_version=_version_id(record),
+                follows=_version_number(record.get("follows")),
                 parameter_version=parameter_version,
             )
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
@@ -195,6 +199,12 @@ def _version_id(record: Mapping[str, object]) -> str:
     """A secret's version, which logs name; so whatever else stands there is left out."""
     value = _text({"secret_version": "", **record}, "secret_version")
     return value if _VERSION_ID.fullmatch(value) else ""
+
+
+def _version_number(value: object) -> int | None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if value >= 0 else None
 
 
 def _utc(text: str) -> datetime:

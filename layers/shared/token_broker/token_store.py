@@ -5,7 +5,7 @@ can be held to its prefix; versions are never labelled, because a labelled oldes
 makes the 101st write fail.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -59,6 +59,8 @@ class ParameterTokenStore:
     def read(self, grant: str) -> StoredToken | None:
         """The stored token of a grant, live or not; None if there is none.
 
+        A block stands also under a token whose writer did not notice it.
+
         Raises:
             GrantBlocked: an operator has put a block in its place.
             CorruptStoredToken: the parameter holds something else.
@@ -67,22 +69,25 @@ class ParameterTokenStore:
         parameter = self._get(f"{self._prefix}/{grant}")
         if parameter is None:
             return None
-        return StoredToken.from_json(parameter["Value"], parameter_version=parameter["Version"])
+        token = StoredToken.from_json(parameter["Value"], parameter_version=parameter["Version"])
+        if block := self._block_under(grant, token):
+            raise GrantBlocked(block.reason, block.record)
+        return token
 
     def state(self, grant: str) -> Stored:
         """What is stored for a grant.
+
+        A block under a token is put back: the run that overwrote it was killed before it could.
 
         Raises:
             botocore.exceptions.ClientError, BotoCoreError: Parameter Store refused, for another
                 reason than a parameter that cannot be decrypted.
         """
-        try:
-            return self._state(f"{self._prefix}/{grant}")
-        except self._ssm.exceptions.ClientError as error:
-            code, cause = describe_fault(error)
-            if code in UNREADABLE_CODES:
-                return Unreadable(cause=cause)
-            raise
+        stored = self._state(f"{self._prefix}/{grant}")
+        if not isinstance(stored, StoredToken):
+            return stored
+        block = self._block_under(grant, stored)
+        return self._put_back(grant, block) if block else stored
 
     def replace(
         self,
@@ -110,15 +115,15 @@ class ParameterTokenStore:
         Raises:
             botocore.exceptions.ClientError, BotoCoreError: Parameter Store refused.
         """
-        written = self.write(grant, token)
+        follows = _version(seen)
+        written = self.write(grant, replace(token, follows=follows))
         between = written_between(
             lambda version: self._overwritten(f"{self._prefix}/{grant}:{version}"),
-            seen=_version(seen),
+            seen=follows,
             written=written,
         )
-        if blocks := [state for state in between if isinstance(state, Blocked)]:
-            self.block(grant, GrantBlocked(blocks[-1].reason, blocks[-1].record))
-            return blocks[-1]
+        if block := _last_block(between):
+            return self._put_back(grant, block)
         best = token
         for other in between:
             is_same_scope = isinstance(other, StoredToken) and set(other.scope) == set(token.scope)
@@ -168,6 +173,22 @@ class ParameterTokenStore:
             Overwrite=True,
         )["Version"]
 
+    def _put_back(self, grant: str, block: Blocked) -> Blocked:
+        self.block(grant, GrantBlocked(block.reason, block.record))
+        return block
+
+    def _block_under(self, grant: str, token: StoredToken) -> Blocked | None:
+        """A block that was set between the version that a token follows and the token's own."""
+        if token.follows is None:
+            return None
+        return _last_block(
+            written_between(
+                lambda version: self._state(f"{self._prefix}/{grant}:{version}"),
+                seen=token.follows,
+                written=token.parameter_version,
+            )
+        )
+
     def _overwritten(self, name: str) -> Stored:
         """A version that was overwritten; None if it cannot be read: the new token stands."""
         try:
@@ -176,7 +197,13 @@ class ParameterTokenStore:
             return None
 
     def _state(self, name: str) -> Stored:
-        parameter = self._get(name)
+        try:
+            parameter = self._get(name)
+        except self._ssm.exceptions.ClientError as error:
+            code, cause = describe_fault(error)
+            if code in UNREADABLE_CODES:
+                return Unreadable(cause=cause)
+            raise
         return stored_state(parameter["Value"], parameter["Version"]) if parameter else None
 
     def _get(self, name: str) -> "ParameterTypeDef | None":
@@ -187,6 +214,10 @@ class ParameterTokenStore:
             self._ssm.exceptions.ParameterVersionNotFound,
         ):
             return None
+
+
+def _last_block(between: Sequence[Stored]) -> Blocked | None:
+    return next((state for state in reversed(between) if isinstance(state, Blocked)), None)
 
 
 def _version(seen: Stored) -> int | None:

@@ -94,6 +94,7 @@ def test_stored_json_holds_exactly_the_documented_fields() -> None:
         "issued_at": "2025-03-01T12:00:00Z",
         "expires_at": "2025-03-01T12:01:00Z",
         "secret_version": "v1",
+        "follows": None,
     }
 
 
@@ -107,6 +108,20 @@ def test_parameter_version_is_known_but_neither_stored_nor_compared() -> None:
 def test_record_that_does_not_name_its_secret_s_version_is_good() -> None:
     record = {name: value for name, value in RECORD.items() if name != "secret_version"}
     assert StoredToken.from_json(json.dumps(record)) == stored(secret_version="")
+
+
+@pytest.mark.parametrize(
+    ("named", "follows"), [(0, 0), (41, 41), (-1, None), (True, None), ("1", None), (None, None)]
+)
+def test_record_names_the_version_that_it_follows_or_none(
+    named: object, follows: int | None
+) -> None:
+    assert StoredToken.from_json(json.dumps(RECORD | {"follows": named})).follows == follows
+
+
+def test_record_of_an_older_version_of_the_broker_follows_none() -> None:
+    record = {name: value for name, value in RECORD.items() if name != "follows"}
+    assert StoredToken.from_json(json.dumps(record)).follows is None
 
 
 RECORD = json.loads(stored().to_json())

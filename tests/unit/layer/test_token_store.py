@@ -1,6 +1,7 @@
 """The store: one SecureString for each grant, read by name."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -8,7 +9,7 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from tests.unit.fakes import FakeSsm, all_said, leaks, ssm_client, stored
-from token_broker.errors import CorruptStoredToken
+from token_broker.errors import CorruptStoredToken, GrantBlocked
 from token_broker.models import (
     Blocked,
     Corrupt,
@@ -34,12 +35,12 @@ def parameter(text: str, version: int = 7) -> dict[str, object]:
     return {"Parameter": {"Value": text, "Version": version}}
 
 
-def written(token: StoredToken) -> dict[str, object]:
-    """What a write asks for: encrypted, over the old one, without a label."""
+def written(token: StoredToken, *, follows: int | None = 7) -> dict[str, object]:
+    """What a write asks for: encrypted, over the one of a version, without a label."""
     return {
         "Name": NAME,
         "Description": "Enable access token of the grant deals; written by the token broker",
-        "Value": token.to_json(),
+        "Value": replace(token, follows=follows).to_json(),
         "Type": "SecureString",
         "KeyId": "key-arn",
         "Tier": "Intelligent-Tiering",
@@ -92,7 +93,7 @@ def test_foreign_value_is_corrupt_and_not_quoted(stub: Stubber, store: Parameter
 def test_token_is_written_encrypted_over_the_old_one_and_without_a_label(
     stub: Stubber, store: ParameterTokenStore
 ) -> None:
-    stub.add_response("put_parameter", {"Version": 2}, written(stored()))  # and no further call
+    stub.add_response("put_parameter", {"Version": 2}, written(stored(), follows=None))
     assert store.write("deals", stored()) == 2
 
 
@@ -151,6 +152,13 @@ def expect_between(stub: Stubber, versions: dict[int, str | None]) -> None:
             stub.add_response("get_parameter", parameter(text, version), name)
 
 
+def known(seen: Stored) -> int | None:
+    """The version that a write names as the one it follows."""
+    if isinstance(seen, Unreadable):
+        return None
+    return seen.parameter_version if seen else 0
+
+
 @pytest.mark.parametrize(
     ("seen", "version"),
     [(None, 1), (OLD, 8), (Corrupt(parameter_version=4), 5), (Unreadable(cause="x"), 1)],
@@ -158,7 +166,7 @@ def expect_between(stub: Stubber, versions: dict[int, str | None]) -> None:
 def test_token_that_nobody_else_wrote_meanwhile_is_stored_by_one_call(
     stub: Stubber, store: ParameterTokenStore, seen: Stored, version: int
 ) -> None:
-    stub.add_response("put_parameter", {"Version": version}, written(NEW))
+    stub.add_response("put_parameter", {"Version": version}, written(NEW, follows=known(seen)))
     assert store.replace("deals", NEW, seen=seen, is_restored=earlier) == NEW
 
 
@@ -179,9 +187,9 @@ def test_later_token_of_an_overlapping_run_is_put_back(
     version: int,
     between: dict[int, StoredToken],
 ) -> None:
-    stub.add_response("put_parameter", {"Version": version}, written(NEW))
+    stub.add_response("put_parameter", {"Version": version}, written(NEW, follows=known(seen)))
     expect_between(stub, {number: token.to_json() for number, token in between.items()})
-    stub.add_response("put_parameter", {"Version": version + 1}, written(LATER))
+    stub.add_response("put_parameter", {"Version": version + 1}, written(LATER, follows=version))
     assert store.replace("deals", NEW, seen=seen, is_restored=earlier) == LATER
 
 
@@ -218,7 +226,7 @@ def test_token_of_the_same_scopes_in_another_order_may_be_put_back(
     later = stored("later", left=3601, scope=("b", "a"))
     stub.add_response("put_parameter", {"Version": 9}, written(token))
     expect_between(stub, {8: later.to_json()})
-    stub.add_response("put_parameter", {"Version": 10}, written(later))
+    stub.add_response("put_parameter", {"Version": 10}, written(later, follows=9))
     assert store.replace("deals", token, seen=OLD, is_restored=earlier) == later
 
 
@@ -254,11 +262,50 @@ def test_block_that_a_token_put_back_has_overwritten_is_put_back(
 ) -> None:
     stub.add_response("put_parameter", {"Version": 9}, written(NEW))
     expect_between(stub, {8: LATER.to_json()})
-    stub.add_response("put_parameter", {"Version": 11}, written(LATER))
+    stub.add_response("put_parameter", {"Version": 11}, written(LATER, follows=9))
     expect_between(stub, {10: BLOCK})
     again = written(NEW) | {"Value": BLOCK, "Description": "Blocked: leaked, case 7"}
     stub.add_response("put_parameter", {"Version": 12}, again)
     assert isinstance(store.replace("deals", NEW, seen=OLD, is_restored=earlier), Blocked)
+
+
+@pytest.mark.parametrize("follows", [0, 5, 7, 11])
+def test_block_under_a_token_stands_for_each_reader_and_is_put_back_by_a_run(follows: int) -> None:
+    """The run that wrote the token was killed, or got no response, before it looked."""
+    ssm = FakeSsm()
+    store = ParameterTokenStore(cast("SSMClient", ssm), prefix="/p", key_id="key")
+    token = replace(NEW, follows=follows)
+    values = ssm.values["/p/deals"] = [*(7 * [LATER.to_json()]), BLOCK, token.to_json()]
+    if follows == 11:  # the parameter was deleted after the run had read it, and created again
+        del values[:5]
+    with pytest.raises(GrantBlocked) as caught:
+        store.read("deals")
+    assert caught.value.reason == "leaked, case 7"
+    assert isinstance(store.state("deals"), Blocked)
+    assert values[-2:] == [token.to_json(), BLOCK]
+
+
+@pytest.mark.parametrize("follows", [8, None, 2])
+def test_token_over_anything_but_an_unseen_block_is_as_it_is(follows: int | None) -> None:
+    ssm = FakeSsm()
+    store = ParameterTokenStore(cast("SSMClient", ssm), prefix="/p", key_id="key")
+    unseen = "corrupt" if follows == 2 else BLOCK
+    token = replace(NEW, follows=follows)
+    ssm.values["/p/deals"] = [*(7 * [LATER.to_json()]), unseen, token.to_json()]
+    assert (store.read("deals"), store.state("deals")) == (NEW, NEW)
+    assert len(ssm.values["/p/deals"]) == 9
+
+
+def test_unseen_version_that_cannot_be_read_fails_the_read(
+    stub: Stubber, store: ParameterTokenStore
+) -> None:
+    value = replace(NEW, follows=7).to_json()
+    for _ in range(2):
+        stub.add_response("get_parameter", parameter(value, 9), READ)
+        stub.add_client_error("get_parameter", "ThrottlingException")
+    for read in (store.read, store.state):
+        with pytest.raises(ClientError, match="Throttling"):
+            read("deals")
 
 
 def test_refused_write_passes_through(stub: Stubber, store: ParameterTokenStore) -> None:

@@ -1,6 +1,7 @@
 """Which token responses become a stored token."""
 
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -14,6 +15,9 @@ MIN_LIFETIME: Final = timedelta(seconds=5)
 
 MAX_RECORD_CHARACTERS: Final = 8192
 """Of a parameter's value, in the advanced tier that Intelligent-Tiering chooses for it."""
+
+_LONGEST_VERSION: Final = 10**9
+"""The store adds the version that a token follows: one digit more than a parameter reaches."""
 
 _NESTED: Final = re.compile(r"\{\{.*\}\}")
 
@@ -70,7 +74,7 @@ def _check_scope(response: TokenResponse, scope: tuple[str, ...]) -> None:
 
 def _check_that_it_can_be_stored(token: StoredToken) -> None:
     """Refuse here what Parameter Store would refuse at each write."""
-    record = token.to_json()
+    record = replace(token, follows=_LONGEST_VERSION).to_json()
     if len(record) > MAX_RECORD_CHARACTERS:
         fault = f"with its record it has {len(record)} characters, and a parameter at most 8192"
     elif _NESTED.search(record):
