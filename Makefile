@@ -54,6 +54,10 @@ soak: .venv/.installed ## Faults upon faults (MINUTES=10, SEED=1), and a check o
 fuzz: .venv/.installed .venv-mutants/.installed ## Inputs of other hands (COUNT=100000, SEED=1), counted by target
 	@nice -n 15 .venv-mutants/bin/python -m tests.fuzz --count $(or $(COUNT),100000) --seed $(or $(SEED),1)
 
+.PHONY: interleavings
+interleavings: .venv/.installed ## All interleavings of two runs and two faults, then COUNT=5000 of three runs (SEED=1)
+	@nice -n 15 $(PYTHON) -m tests.interleavings --count $(or $(COUNT),5000) --seed $(or $(SEED),1)
+
 .PHONY: mutants
 mutants: .venv/.installed .venv-mutants/.installed ## Take away each guard, then mutate the code (or MODULES alone): the unit tests must notice
 	@$(if $(MODULES),,nice -n 15 $(PYTHON) -m tests.mutants.guards)

@@ -11,7 +11,16 @@ from tests.reports import NASTY_SECRET, pytest_runtest_makereport
 
 __all__ = ["NASTY_SECRET", "pytest_runtest_makereport"]
 
-UNCOVERED = {"client_matrix", "deployed", "simulation", "fuzz", "soak", "template", "mutants"}
+UNCOVERED = {
+    "client_matrix",
+    "deployed",
+    "simulation",
+    "interleavings",
+    "fuzz",
+    "soak",
+    "template",
+    "mutants",
+}
 """Their code runs in other processes, or again and again what examples have shown already."""
 
 
@@ -19,6 +28,14 @@ UNCOVERED = {"client_matrix", "deployed", "simulation", "fuzz", "soak", "templat
 # test could interrupt what it has started.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests have recorded."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "figure" and report.when == "call":
+                terminalreporter.write_line(str(value))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
