@@ -42,6 +42,7 @@ def test_stored_token_has_the_documented_shape(account: Account, enable: FakeEna
         "issued_at",
         "expires_at",
         "secret_version",
+        "follows",
     }
     assert stored["access_token"] in enable.issued_tokens()
     assert stored["scope"] == "read:deals"

@@ -267,7 +267,9 @@ EXPIRY: Final = [
     *_of(
         ("token_store.py", ("layer/test_token_store.py", "test_properties.py")),
         ("and is_restored(other, best)", "and False"),
-        ("if blocks := [", "if blocks := [] and ["),
+        ("if block := _last_block(between):", "if block := None:"),
+        ("if block := self._block_under(grant, token):", "if block := None:"),
+        ("return self._put_back(grant, block) if block else stored", "return stored"),
     ),
     *_of(
         ("token_refresher/backoff.py", ("refresher/test_backoff.py",)),
