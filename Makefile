@@ -87,6 +87,10 @@ format: .venv/.installed ## Format and fix what ruff can fix
 openapi: .venv/.installed ## Write the contract, docs/openapi.json, from the code that keeps it
 	@$(PYTHON) -m tools.openapi
 
+.PHONY: pictures
+pictures: .venv/.installed ## Draw docs/images from what the demo and broker status print
+	@$(PYTHON) -m tools.pictures
+
 .PHONY: lock
 lock: .venv/.installed ## Pin the newest versions that fit together into requirements/*.txt
 	@for set in uv dev audit mutants layer refresher bench-lambda bench-oauth; do \

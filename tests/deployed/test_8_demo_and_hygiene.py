@@ -9,6 +9,7 @@ from rich.console import Console
 from local import demo as demo_module
 from local.demo import Demo
 from tests.deployed.leaks import all_places, files, leaks
+from tools.pictures import DEMO, STATUS, comparable, lines
 
 
 def test_demo_is_as_expected_and_leaves_no_secret_behind(
@@ -27,6 +28,10 @@ def test_demo_is_as_expected_and_leaves_no_secret_behind(
         assert leaks(all_places(cloud.stack, tmp_path), secrets) == set()
         process = cloud.stack.aws._process
     assert process.poll() is not None
+    printed = [line for text in out.getvalue().splitlines() if (line := comparable(text))]
+    assert lines(DEMO) == printed, "run `make pictures`"
+    view = printed[printed.index(lines(STATUS)[0]) :]
+    assert lines(STATUS) == view[: len(lines(STATUS))], "run `make pictures`"
 
 
 def test_search_would_find_a_leak(tmp_path: Path):
