@@ -168,12 +168,17 @@ INSTALL := .venv/bin/uv pip install --quiet --no-deps --require-hashes --python-
 
 .PHONY: build-SharedLayer
 build-SharedLayer: is-installed
-	$(PYTHON) -m token_refresher.check_grants layers/shared/grants.toml
 	$(INSTALL) --target "$(ARTIFACTS_DIR)/python" -r requirements/layer.txt
-	cp -R layers/shared/token_broker layers/shared/grants.toml "$(ARTIFACTS_DIR)/python"
+	cp -R layers/shared/token_broker "$(ARTIFACTS_DIR)/python"
 	$(PYTHON) -m tools.prune_botocore "$(ARTIFACTS_DIR)/python/botocore/data"
 	rm -rf "$(ARTIFACTS_DIR)/python/boto3/data" "$(ARTIFACTS_DIR)/python/boto3/examples"
 	$(call finish,$(ARTIFACTS_DIR)/python,/opt/python)
+
+.PHONY: build-GrantsLayer
+build-GrantsLayer: is-installed
+	$(PYTHON) -m token_refresher.check_grants layers/grants/grants.toml
+	mkdir -p "$(ARTIFACTS_DIR)/python"
+	cp layers/grants/grants.toml "$(ARTIFACTS_DIR)/python"
 
 # No bytecode: callers' runtimes are several, and theirs brings botocore and urllib3.
 .PHONY: build-EnableBrokerClientLayer

@@ -35,7 +35,7 @@ class Lab:
         stack: the broker, deployed, a token stored for each grant.
         enable: the fake Enable.
         folder: this run's own.
-        vendor: the folders that stand for /var/task and /opt/python, read-only.
+        vendor: the folders that stand for /var/task and the layers in /opt/python, read-only.
         refresher: the same of the refresh function.
         peer_plain: the usual Powertools handler, as plain `sam build` leaves it.
         peer_built: the same with our build.
@@ -129,7 +129,7 @@ def open_lab() -> Iterator[Lab]:
 
 
 def _furnish(folder: Path, stack: BrokerStack, enable: FakeEnable) -> Lab:
-    for name in ("SharedLayer", "TokenVendorFunction", "TokenRefresherFunction"):
+    for name in ("SharedLayer", "GrantsLayer", "TokenVendorFunction", "TokenRefresherFunction"):
         shutil.copytree(stack.build_folder / name, folder / name)
     install("bench-lambda", folder / "peer-plain")
     shutil.copytree(folder / "peer-plain", folder / "floor")
@@ -147,13 +147,13 @@ def _furnish(folder: Path, stack: BrokerStack, enable: FakeEnable) -> Lab:
     _set_modes(folder, folders=0o555, files=0o444)
     folder.chmod(0o755)
     (folder / "get_token.json").write_text(json.dumps(event), encoding="utf-8")
-    layer = folder / "SharedLayer" / "python"
+    layers = [folder / name / "python" for name in ("SharedLayer", "GrantsLayer")]
     return Lab(
         stack,
         enable,
         folder,
-        vendor=(folder / "TokenVendorFunction", layer),
-        refresher=(folder / "TokenRefresherFunction", layer),
+        vendor=(folder / "TokenVendorFunction", *layers),
+        refresher=(folder / "TokenRefresherFunction", *layers),
         peer_plain=(folder / "peer-plain",),
         peer_built=(folder / "peer-built",),
         floor=(folder / "floor",),

@@ -20,7 +20,7 @@ def _grants() -> None:
 
 
 @app.command(
-    epilog=examples("broker grants check", "broker grants check layers/shared/grants.toml --json")
+    epilog=examples("broker grants check", "broker grants check layers/grants/grants.toml --json")
 )
 def check(
     file: Annotated[Path, typer.Argument(help="By default this checkout's.")] = GRANTS_FILE,
@@ -32,7 +32,7 @@ def check(
     except (OSError, UnicodeDecodeError) as error:
         raise Failure(
             f"{file} cannot be read ({type(error).__name__})",
-            "name a grants file, such as layers/shared/grants.toml",
+            "name a grants file, such as layers/grants/grants.toml",
             ExitCode.USAGE,
         ) from None
     if json:

@@ -77,7 +77,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, uat: FakeEnable) -> Path:
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "requirements", folder / "requirements")
     (folder / ".venv").symlink_to(ROOT / ".venv")
-    with (folder / "layers/shared/grants.toml").open("a") as grants:
+    with (folder / "layers/grants/grants.toml").open("a") as grants:
         grants.write(MORE_GRANTS.format(uat_token_url=uat.token_url))
     return folder
 

@@ -19,6 +19,7 @@ FUNCTIONS = {
     "TokenRefresherFunction": "token_refresher.app",
     "TokenVendorFunction": "token_vendor.app",
 }
+LAYERS = ("SharedLayer", "GrantsLayer")
 PROBE = """
 import json, os, sys
 before = set(sys.modules)
@@ -38,7 +39,7 @@ def test_function_starts_with_itself_the_layer_and_the_standard_library(
     deployed: Deployed, function: str
 ):
     build = deployed.stack.build_folder
-    path = [str(build / function), str(build / "SharedLayer" / "python")]
+    path = [str(build / function), *(str(build / name / "python") for name in LAYERS)]
     python = deployed.stack.aws.folder / "lambda-python" / "bin" / "python"
     run = subprocess.run(
         [python, "-I", "-B", "-c", PROBE, FUNCTIONS[function], *path],
@@ -97,7 +98,7 @@ def test_same_source_gives_the_same_artifacts_wherever_it_is_built(
         capture_output=True,
     )
     built = sorted(f.name for f in (tmp_path / "built").iterdir() if f.is_dir())
-    assert {*FUNCTIONS, "SharedLayer", "EnableBrokerClientLayer"} == set(built)
+    assert {*FUNCTIONS, *LAYERS, "EnableBrokerClientLayer"} == set(built)
     for artifact in built:
         first = _contents(deployed.stack.build_folder / artifact, tmp_path)
         assert first
@@ -133,10 +134,10 @@ def test_faulty_grants_stop_the_build(deployed: Deployed, tmp_path: Path):
     for name in ("functions", "clients", "requirements", ".venv"):
         (tmp_path / name).symlink_to(source / name)
     shutil.copytree(source / "layers", tmp_path / "layers")
-    grants = tmp_path / "layers" / "shared" / "grants.toml"
+    grants = tmp_path / "layers" / "grants" / "grants.toml"
     grants.write_text('[grants.deals]\nscope = ["read deals"]\n')
     run = subprocess.run(
-        [source / ".venv" / "bin" / "sam", "build", "SharedLayer"],
+        [source / ".venv" / "bin" / "sam", "build", "GrantsLayer"],
         cwd=tmp_path,
         env=deployed.stack.aws.environ(deployed.stack.account)
         | {"PATH": f"{source / '.venv' / 'bin'}:/usr/bin:/bin"},

@@ -21,6 +21,7 @@ FUNCTIONS = {
     "TokenRefresherFunction": "token_refresher.app.lambda_handler",
     "TokenVendorFunction": "token_vendor.app.lambda_handler",
 }
+LAYERS = ("SharedLayer", "GrantsLayer")
 LOG_SETTINGS = {
     "Text": {"AWS_LAMBDA_LOG_FORMAT": "Text"},
     "JSON": {"AWS_LAMBDA_LOG_FORMAT": "JSON", "AWS_LAMBDA_LOG_LEVEL": "INFO"},
@@ -51,7 +52,10 @@ class Lambda:
         role = stack.function_credentials(name)
         return Sandbox(
             python=stack.aws.folder / "lambda-python" / "bin" / "python",
-            code=[stack.build_folder / function, stack.build_folder / "SharedLayer" / "python"],
+            code=[
+                stack.build_folder / function,
+                *(stack.build_folder / layer / "python" for layer in LAYERS),
+            ],
             handler=FUNCTIONS[function],
             environ=settings
             | LOG_SETTINGS[self.log_format]

@@ -107,7 +107,8 @@ def found(renewed: Deployed) -> dict[str, object]:
         [
             *(stack.aws.folder / "lambda-python" / "bin" / "python", "-I", "-B", "-c", PROBE),
             json.dumps(event),
-            *(build / "TokenVendorFunction", build / "SharedLayer" / "python"),
+            build / "TokenVendorFunction",
+            *(build / layer / "python" for layer in ("SharedLayer", "GrantsLayer")),
         ],
         env=stack.aws.environ(stack.account)
         | {

@@ -67,7 +67,7 @@ def cli(renewed: Deployed, source: Path) -> Cli:
     return Cli(
         environ
         | {
-            "BROKER_GRANTS_FILE": str(source / "layers/shared/grants.toml"),
+            "BROKER_GRANTS_FILE": str(source / "layers/grants/grants.toml"),
             "COLUMNS": "100",
             "BROKER_TRACEBACK": "",
         }

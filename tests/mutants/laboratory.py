@@ -32,7 +32,7 @@ def copy_to(folder: Path, tests: Sequence[str], settings: str = "") -> None:
             source / Path(package).name,
             ignore=shutil.ignore_patterns("__pycache__"),
         )
-    shutil.copy(ROOT / "layers/shared/grants.toml", source)
+    shutil.copy(ROOT / "layers/grants/grants.toml", source)
     shutil.copytree(ROOT / "events", folder / "events")
     unit = folder / "tests/unit"
     for name in ("conftest.py", "fakes.py", *tests):

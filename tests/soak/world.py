@@ -177,7 +177,7 @@ def copy_source(folder: Path) -> Path:
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "requirements", folder / "requirements")
     (folder / ".venv").symlink_to(ROOT / ".venv")
-    with (folder / "layers/shared/grants.toml").open("a") as grants:
+    with (folder / "layers/grants/grants.toml").open("a") as grants:
         grants.write(LOCKED)
     return folder
 

@@ -62,7 +62,8 @@ def test_development_folders_are_the_templates_code_uris():
     folders = build["targets"]["wheel"]["dev-mode-dirs"]
     resources = template()["Resources"]
     uris = [resources[f]["Properties"]["CodeUri"] for f in FUNCTIONS]
-    uris.append(resources["SharedLayer"]["Properties"]["ContentUri"])
+    layers = ("SharedLayer", "GrantsLayer")
+    uris += [resources[layer]["Properties"]["ContentUri"] for layer in layers]
     assert sorted([*uris, "clients/python", "cli", "."]) == sorted(folders)
     assert all((ROOT / uri).is_dir() for uri in uris)
 

@@ -1,12 +1,14 @@
 """grants.toml: the named sets of scopes that the broker keeps one live token for each.
 
-The file is part of the deployed layer. The build refuses a faulty one (see
-`token_refresher.check_grants`), so the functions read it with the plain constructor here.
+The file is a layer of its own, so that the code is the same whatever is granted. The build refuses
+a faulty one (see `token_refresher.check_grants`), so the functions read it with the plain
+constructor here.
 """
 
 import re
+import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final, Literal
@@ -14,7 +16,22 @@ from typing import ClassVar, Final, Literal
 from token_broker.callers import pattern_fault
 from token_broker.models import is_scope_token
 
-GRANTS_FILE: Final = Path(__file__).resolve().parent.parent / "grants.toml"
+
+def locate(folders: Iterable[str]) -> Path:
+    """grants.toml in the first of the folders that holds one.
+
+    Args:
+        folders: a module search path. Lambda has the `python` folder of each layer on it, and the
+            development environment `layers/grants`.
+
+    Returns:
+        Its path; where no folder holds one, a path of which reading fails.
+    """
+    files = [Path(folder) / "grants.toml" for folder in folders if folder]
+    return next((file for file in files if file.is_file()), Path("python/grants.toml"))
+
+
+GRANTS_FILE: Final = locate(sys.path)
 DEFAULT_CONNECTION: Final = "default"
 """The connection of the template's own parameters: TokenUrl and the secret it creates."""
 
