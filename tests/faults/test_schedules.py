@@ -8,7 +8,7 @@ from tests.faults.schedules import GRANTS, play
 from token_refresher.enable.http_client import HttpClient, NoResponse, Response
 
 SEED = 1
-COUNT = 60
+COUNT = 30
 
 
 class ReusingClient(HttpClient):

@@ -240,11 +240,17 @@ def test_access_log_is_json_of_nothing_that_a_caller_is_free_to_write():
 
 
 @pytest.mark.parametrize("parameters", documented(), ids=str)
-def test_documented_deployments_are_accepted_and_lint_clean(parameters: dict[str, str]):
-    text = (ROOT / "template.yaml").read_text()
+def test_documented_deployments_are_accepted(parameters: dict[str, str]):
     for name, value in parameters.items():
         pattern = template()["Parameters"][name].get("AllowedPattern", ".*")
         assert re.fullmatch(pattern, value)
+
+
+def test_documented_deployments_are_lint_clean():
+    """In one pass: cfn-lint follows each condition both ways, whatever the parameters are."""
+    text = (ROOT / "template.yaml").read_text()
+    *_, together, _none = documented()
+    for name, value in together.items():
         text, found = re.subn(
             rf"(?m)^(  {name}:\n    Type: \w+\n    Default: ).*$", rf'\g<1>"{value}"', text
         )

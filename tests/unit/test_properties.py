@@ -4,10 +4,11 @@
 shows, so that it stands for a wrong clock on either side.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
+import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -295,32 +296,36 @@ def test_overlapping_runs_leave_the_token_that_ends_last(
 # ── Refusals ─────────────────────────────────────────────────────────────────────────────────────
 
 
-@settings(deadline=None, max_examples=8)
-@given(
-    st.sampled_from([*sorted(CONNECTION_REJECTIONS), "invalid_scope", "unknown_error", "http_403"]),
-    st.integers(1, 4),
-    st.integers(40, 120),
-)
-def test_refused_answers_are_held_with_widening_intervals_up_to_15_minutes(
-    reason: str, number: int, tick: int
+REFUSALS = [
+    *map(rejection, [*sorted(CONNECTION_REJECTIONS), "invalid_scope", "unknown_error", "http_404"]),
+    InvalidTokenResponse("nonsense", reason="invalid_response"),
+    response(scope="read:nothing"),
+    response(expires_in=1),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@settings(deadline=None, max_examples=2)
+@given(number=st.integers(1, 4), tick=st.integers(40, 120))
+def test_refused_request_is_repeated_by_the_first_run_after_its_widening_backoff(
+    refusal: TokenResponse | Exception, number: int, tick: int
 ) -> None:
+    """How long each backoff is: test_backoff.py."""
     broker = Broker(grants={f"g{n}": Grant(scope=(f"read:{n}",)) for n in range(number)})
     broker.store.tokens.clear()
-    asked_at: list[datetime] = []
-    for n in range(number):
-        broker.endpoint.answers[f"read:{n}"] = rejection(reason)
-    broker.endpoint.on_request = lambda _request: asked_at.append(broker.clock())
-    for _ in range(4000 // tick):
-        broker.run()
+    broker.endpoint.answers |= {f"read:{n}": refusal for n in range(number)}
+    per_attempt = 1 if getattr(refusal, "reason", "") in CONNECTION_REJECTIONS else number
+    retry_at, waits = NOW, []
+    for _ in range(20):
+        before = len(broker.endpoint.requests)
+        outcomes = broker.run().values()
+        is_over = broker.clock() >= retry_at
+        assert len(broker.endpoint.requests) - before == per_attempt * is_over
+        [retry_at] = {outcome.retry_at or NOW for outcome in outcomes}
+        waits += [retry_at - broker.clock()] * is_over
         broker.clock.wind(tick)
-    times = sorted(set(asked_at))
-    gaps = [after - before for before, after in pairwise(times)]
-    slack = timedelta(seconds=tick)  # a run may come up to a tick after the hold has ended
-    for gap, hold in zip(gaps, [55, 110, 220, 440, 880], strict=False):
-        assert seconds(hold) - seconds(1) <= gap <= seconds(hold) + slack
-    assert all(seconds(899) <= gap <= seconds(900) + slack for gap in gaps[5:])
-    per_time = 1 if reason in CONNECTION_REJECTIONS else number
-    assert len(asked_at) == len(times) * per_time
+    assert len(waits) > 3
+    assert waits == sorted(set(waits))
 
 
 @settings(deadline=None, max_examples=30)

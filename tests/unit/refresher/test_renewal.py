@@ -315,9 +315,6 @@ def test_rejected_connection_waits_for_at_most_half_of_what_is_left_of_a_token(
     assert waits == [NOW + seconds(length) for length in (55, 110, 150, 150)]
 
 
-ASKED_AT = [0, 1, 3, 7, 15, 30, 45, 60]
-
-
 def minutes_of_requests(broker: Broker, scope: str = "", *, until: int = 61) -> list[int]:
     """A run each minute: in which of them was Enable asked?"""
     asked = []
@@ -328,32 +325,6 @@ def minutes_of_requests(broker: Broker, scope: str = "", *, until: int = 61) -> 
             asked.append(minute)
         broker.clock.wind(MINUTE)
     return asked
-
-
-def test_rejected_connection_is_asked_again_at_widening_intervals(empty: Broker) -> None:
-    empty.endpoint.refused_secrets[SECRET] = "invalid_client"
-    assert minutes_of_requests(empty) == ASKED_AT
-    assert len(empty.endpoint.requests) == len(ASKED_AT)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        rejection("invalid_scope"),
-        rejection("unknown_error"),
-        rejection("http_404"),
-        InvalidTokenResponse("nonsense", reason="invalid_response"),
-        response(scope="read:nothing"),
-        response(expires_in=1),
-    ],
-)
-def test_refused_grant_is_asked_for_again_at_widening_intervals_and_alone(
-    broker: Broker, answer: TokenResponse | Exception
-) -> None:
-    del broker.store.tokens["deals"]
-    broker.endpoint.answers["read:deals"] = answer
-    assert minutes_of_requests(broker, "read:deals") == ASKED_AT
-    assert broker.store.tokens["users"].is_live(broker.clock())
 
 
 def test_grant_that_waits_is_overdue_and_says_until_when_and_why(empty: Broker) -> None:
