@@ -6,7 +6,7 @@ from pathlib import Path
 from local.broker_stack import BrokerStack
 
 type Place = tuple[str, bytes]
-"""Its name, and what it holds."""
+"""Its name and its content."""
 
 
 def log_groups(stack: BrokerStack) -> Iterator[tuple[str, str]]:
@@ -17,10 +17,10 @@ def log_groups(stack: BrokerStack) -> Iterator[tuple[str, str]]:
 
 
 def queue(stack: BrokerStack) -> Iterator[Place]:
-    answer = stack.administrator.client("sqs").receive_message(
+    response = stack.administrator.client("sqs").receive_message(
         QueueUrl=stack.resource("RefreshFailuresQueue"), MaxNumberOfMessages=10
     )
-    for message in answer.get("Messages", []):
+    for message in response.get("Messages", []):
         yield "failure queue", message["Body"].encode()
 
 
@@ -29,10 +29,10 @@ def files(*folders: Path) -> Iterator[Place]:
         for file in folder.rglob("*"):
             if file.is_file() and not file.is_symlink() and ".venv" not in file.parts:
                 try:
-                    held = file.read_bytes()
+                    content = file.read_bytes()
                 except FileNotFoundError:  # of a function's environment that ended just now
                     continue
-                yield str(file), held
+                yield str(file), content
 
 
 def processes() -> Iterator[Place]:
@@ -54,14 +54,14 @@ def all_places(stack: BrokerStack, *folders: Path) -> Iterator[Place]:
 
 
 def leaks(places: Iterable[Place], secrets: Iterable[str]) -> set[str]:
-    """The places that hold a secret, as it is or as Python or JSON would escape it."""
+    """The places that contain a secret, as it is or as Python or JSON would escape it."""
     wanted: dict[bytes, set[bytes]] = {}  # by their beginnings, which tokens have in common
     for secret in secrets:
         for form in (secret.encode(), secret.encode("unicode_escape")):
             wanted.setdefault(form[:8], set()).add(form)
     return {
         place
-        for place, held in places
+        for place, content in places
         for beginning, forms in wanted.items()
-        if beginning in held and any(form in held for form in forms)
+        if beginning in content and any(form in content for form in forms)
     }

@@ -1,4 +1,4 @@
-"""A fresh deployment, before anybody stored a secret: callers and operator are told so."""
+"""A fresh deployment without a secret: callers and the operator get an error that says so."""
 
 from local.broker_stack import wait_until
 from tests.deployed.conftest import Deployed
@@ -16,10 +16,10 @@ def test_outputs_are_those_of_the_contract(deployed: Deployed):
 
 
 def test_caller_gets_503_with_retry_after_before_the_first_token(deployed: Deployed):
-    answer = deployed.get("/tokens/deals", "user for deals")
-    assert answer.status == 503
-    assert int(answer.headers["retry-after"]) > 0
-    assert answer.body["error"] == "temporarily_unavailable"
+    response = deployed.get("/tokens/deals", "user for deals")
+    assert response.status == 503
+    assert int(response.headers["retry-after"]) > 0
+    assert response.body["error"] == "temporarily_unavailable"
 
 
 def test_refresh_names_the_unfilled_secret(deployed: Deployed):

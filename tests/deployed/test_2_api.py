@@ -35,36 +35,36 @@ ROWS = [
 
 @pytest.mark.parametrize(("caller", "path", "status", "error"), ROWS)
 def test_status_of(renewed: Deployed, caller: str | None, path: str, status: int, error: str):
-    answer = renewed.get(path, caller)
-    assert answer.status == status
+    response = renewed.get(path, caller)
+    assert response.status == status
     if error:
-        assert answer.body["error"] == error
-        assert answer.body["error_description"]
+        assert response.body["error"] == error
+        assert response.body["error_description"]
     if status == 503:
-        assert int(answer.headers["retry-after"]) > 0
+        assert int(response.headers["retry-after"]) > 0
     if status != 200:
-        assert "access_token" not in answer.body
+        assert "access_token" not in response.body
 
 
-def test_token_is_answered_as_the_contract_says(renewed: Deployed):
-    answer = renewed.get("/tokens/reporting", "role for all")
-    assert answer.headers["cache-control"] == "no-store"
-    assert set(answer.body) == {"access_token", "token_type", "expires_in", "expires_at", "scope"}
-    assert answer.body["token_type"] == "Bearer"
-    assert answer.body["scope"] == "read:deals read:activity read:users"
-    assert 0 < int(answer.body["expires_in"]) <= 20
+def test_token_response_follows_the_contract(renewed: Deployed):
+    response = renewed.get("/tokens/reporting", "role for all")
+    assert response.headers["cache-control"] == "no-store"
+    assert set(response.body) == {"access_token", "token_type", "expires_in", "expires_at", "scope"}
+    assert response.body["token_type"] == "Bearer"
+    assert response.body["scope"] == "read:deals read:activity read:users"
+    assert 0 < int(response.body["expires_in"]) <= 20
 
 
 @pytest.mark.parametrize(("path", "status"), [("/v1/deals", 200), ("/v1/users", 403)])
 def test_token_works_at_enable_for_its_scope_alone(renewed: Deployed, path: str, status: int):
     token = renewed.get("/tokens/deals", "user for deals").access_token
-    answer = urllib3.request(
+    response = urllib3.request(
         "GET",
         renewed.enable.url + path,
         headers={"Authorization": f"Bearer {token}"},
         retries=False,
     )
-    assert answer.status == status
+    assert response.status == status
 
 
 def test_every_vend_and_refusal_is_audited_with_its_caller(renewed: Deployed):

@@ -26,7 +26,7 @@ class FixedSession:
 
 @contextmanager
 def client_in_20_threads(deployed: Deployed, caller: str) -> Iterator[Counter[object]]:
-    """A service that uses the client library: what Enable answers to its tokens, and errors."""
+    """A service that uses the client library: the statuses of Enable's responses, and errors."""
     api = deployed.stack.api
     source = TokenSource(
         f"{api.endpoint_url}/{api.stage}",
@@ -36,7 +36,7 @@ def client_in_20_threads(deployed: Deployed, caller: str) -> Iterator[Counter[ob
         host=api.host,
         min_ttl=timedelta(seconds=3),
     )
-    answers: Counter[object] = Counter()
+    responses: Counter[object] = Counter()
     stop = threading.Event()
 
     def work() -> None:
@@ -45,15 +45,15 @@ def client_in_20_threads(deployed: Deployed, caller: str) -> Iterator[Counter[ob
                 try:
                     bearer = {"Authorization": f"Bearer {source.get()}"}
                     url = f"{deployed.enable.url}/v1/deals"
-                    answers[pool.request("GET", url, headers=bearer).status] += 1
+                    responses[pool.request("GET", url, headers=bearer).status] += 1
                 except Exception as error:
-                    answers[repr(error)] += 1
+                    responses[repr(error)] += 1
 
     threads = [threading.Thread(target=work) for _ in range(20)]
     for thread in threads:
         thread.start()
     try:
-        yield answers
+        yield responses
     finally:
         stop.set()
         for thread in threads:
@@ -67,19 +67,19 @@ def test_schedule_renews_before_expiry_and_the_predecessor_is_served_until_then(
     asked_before = len(renewed.enable.token_requests)
     lines_before = len(renewed.stack.log_records("token-vendor"))
     began = time.monotonic()
-    with client_in_20_threads(renewed, "user keyholder") as answers:
+    with client_in_20_threads(renewed, "user keyholder") as responses:
         while time.monotonic() - began < 2.2 * LIFETIME.total_seconds():
-            answer = renewed.get("/tokens/activity", "role for all")
-            assert answer.status == 200
-            assert int(answer.body["expires_in"]) >= 1
-            seen.add(answer.access_token)
+            response = renewed.get("/tokens/activity", "role for all")
+            assert response.status == 200
+            assert int(response.body["expires_in"]) >= 1
+            seen.add(response.access_token)
             time.sleep(0.1)
     assert len(seen) >= 3
     requests = renewed.enable.token_requests[asked_before:]
     by_scope = Counter(request.scope for request in requests if request.status == 200)
     assert by_scope["read:activity"] <= 5  # one for each renewal, whatever the callers do
 
-    assert set(answers) == {200}
+    assert set(responses) == {200}
     mine = [
         record
         for record in renewed.stack.log_records("token-vendor")[lines_before:]
@@ -90,7 +90,7 @@ def test_schedule_renews_before_expiry_and_the_predecessor_is_served_until_then(
     assert len(mine) <= 2 * len(tokens)  # shared by 20 threads; a second call is an early one
 
 
-def test_nothing_is_asked_for_while_nothing_is_due(renewed: Deployed):
+def test_no_token_is_requested_while_none_is_due(renewed: Deployed):
     renewed.stack.refresh({"force": True, "grants": ["users"]})
     asked = len(renewed.enable.token_requests)
     assert renewed.stack.refresh({"grants": ["users"]})["grants"]["users"]["state"] == "not_due"

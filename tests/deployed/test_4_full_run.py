@@ -1,7 +1,7 @@
 """The broker's whole life in an account of its own, at the most talkative settings there are.
 
 Afterwards: each role was allowed what it needed, can reach nothing else of what is there, and
-nothing that was written holds a secret. What IAM was asked is the embedded AWS's own record, the
+no written file contains a secret. What IAM was asked is the embedded AWS's own record, the
 key that Parameter Store and Secrets Manager use in the role's name included. What it does not ask
 IAM about is derived from what was done, as AWS documents it: the log and the failure queue that
 Lambda writes to, and the schedule's call. All of it is evaluated on the roles' deployed policies.
@@ -418,7 +418,7 @@ def test_roles_are_those_of_the_transformed_template(run: FullRun):
 
 
 @pytest.mark.parametrize("role", FUNCTIONS)
-def test_iam_refused_nothing_that_a_function_asked_for(run: FullRun, role: str):
+def test_iam_allowed_every_call_of_the_functions(run: FullRun, role: str):
     assert run.recorded[role]
     assert [entry for entry in run.recorded[role] if not entry["is_allowed"]] == []
 
@@ -429,7 +429,7 @@ def test_everything_needed_is_granted(run: FullRun, role: str):
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_action_and_resource_granted_was_needed(run: FullRun, role: str):
+def test_every_granted_action_and_resource_was_used(run: FullRun, role: str):
     unused = [
         (action, resource, statement.get("Condition"))
         for statement in run.policies[role]["Statement"]
@@ -445,7 +445,7 @@ def test_every_action_and_resource_granted_was_needed(run: FullRun, role: str):
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_nothing_else_that_is_there_is_in_reach(run: FullRun, role: str):
+def test_roles_are_denied_every_other_resource_of_the_account(run: FullRun, role: str):
     granted = {
         action
         for statement in run.policies[role]["Statement"]
@@ -474,13 +474,13 @@ def listed(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
-def test_most_talkative_settings_were_in_force(run: FullRun):
+def test_debug_logging_was_on(run: FullRun):
     written = [text for _, text in log_groups(run.stack)]
     assert any("everybody's debug messages are logged" in text for text in written)
     assert any("Thread 0x" in text for text in written)  # faulthandler's
 
 
-def test_nothing_that_was_written_holds_a_secret(run: FullRun):
+def test_no_written_output_contains_a_secret(run: FullRun):
     assert len(run.secrets) > len(GRANTS)
     assert leaks(all_places(run.stack, run.stack.source), run.secrets) == set()
 

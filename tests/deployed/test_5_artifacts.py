@@ -72,7 +72,7 @@ def test_refresher_runs_on_both_architectures(deployed: Deployed):
 
 
 def _contents(folder: Path, tmp: Path) -> dict[str, str]:
-    """What SAM's own zip of an artifact holds: name, date, mode and hash of each file.
+    """The entries of SAM's own zip of an artifact: name, date, mode and hash of each file.
 
     The order of files in it is the one that the file system lists them in.
     """
@@ -106,22 +106,22 @@ def test_same_source_gives_the_same_artifacts_wherever_it_is_built(
 
 
 @pytest.mark.parametrize("artifact", sbom.ARTIFACTS)
-def test_artifact_holds_the_packages_that_the_bill_and_the_licences_list(
+def test_artifact_contains_the_packages_of_the_sbom_and_the_licence_list(
     deployed: Deployed, artifact: str
 ):
     folder = deployed.stack.build_folder / artifact
-    held = {
-        f"{told['Name'].lower().replace('_', '-')} {told['Version']}"
+    bundled = {
+        f"{metadata['Name'].lower().replace('_', '-')} {metadata['Version']}"
         for file in folder.rglob("*.dist-info/METADATA")
-        if (told := email.message_from_string(file.read_text()))
+        if (metadata := email.message_from_string(file.read_text()))
     }
     pinned = sbom.pinned(sbom.ARTIFACTS[artifact])
-    assert held == {f"{name} {version}" for name, version in pinned.items()}
+    assert bundled == {f"{name} {version}" for name, version in pinned.items()}
     for info in folder.rglob("*.dist-info"):
         assert [f for f in info.rglob("*") if "licen" in f.name.lower()], info.name
 
 
-def test_no_other_artifact_holds_a_package_of_others(deployed: Deployed):
+def test_no_other_artifact_contains_a_third_party_package(deployed: Deployed):
     for artifact in deployed.stack.build_folder.iterdir():
         if artifact.is_dir() and artifact.name not in sbom.ARTIFACTS:
             assert not list(artifact.rglob("*.dist-info"))

@@ -16,14 +16,14 @@ from tests.template.test_template import template
 ACCOUNT = "555566667777"
 
 
-def _sam(deployed: Deployed, folder: Path, *arguments: str, answers: str = "") -> str:
+def _sam(deployed: Deployed, folder: Path, *arguments: str, replies: str = "") -> str:
     """What `sam` printed, in a folder of the test's own."""
     built = str(deployed.stack.build_folder / "template.yaml")
     run = subprocess.run(
         [Path(sys.executable).parent / "sam", *arguments, "--template-file", built],
         cwd=folder,
         env=deployed.stack.aws.environ(ACCOUNT) | {"TMPDIR": str(folder)},
-        input=answers,
+        input=replies,
         capture_output=True,
         text=True,
         check=False,
@@ -38,10 +38,12 @@ def test_guided_deployment_asks_for_each_parameter_in_order_and_deploys(
     shutil.copy(deployed.stack.source / "samconfig.toml", tmp_path)
     defaults = {name: str(p["Default"]) for name, p in template()["Parameters"].items()}
     given = ["1200" if name == "RefreshAheadSeconds" else "" for name in defaults]
-    answers = "\n".join(["", "", *given, *[""] * 10])  # stack and Region before, the rest after
+    replies = "\n".join(["", "", *given, *[""] * 10])  # stack and Region before, the rest after
     config = str(tmp_path / "samconfig.toml")
-    said = _sam(deployed, tmp_path, "deploy", "--guided", "--config-file", config, answers=answers)
-    assert re.findall(r"Parameter (\w+) \[", said) == list(defaults)
+    output = _sam(
+        deployed, tmp_path, "deploy", "--guided", "--config-file", config, replies=replies
+    )
+    assert re.findall(r"Parameter (\w+) \[", output) == list(defaults)
     cloudformation = deployed.stack.aws.administrator(ACCOUNT).client("cloudformation")
     try:
         (stack,) = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"]
@@ -77,8 +79,8 @@ def test_documented_overrides_arrive_whole(deployed: Deployed, tmp_path: Path, p
 
 
 def test_application_to_be_published_carries_licence_and_readme(deployed: Deployed, tmp_path: Path):
-    said = _sam(deployed, tmp_path, "package", "--resolve-s3", "--use-json")
-    packaged = json.loads(said[said.index("{") : said.rindex("}") + 1])
+    output = _sam(deployed, tmp_path, "package", "--resolve-s3", "--use-json")
+    packaged = json.loads(output[output.index("{") : output.rindex("}") + 1])
     application = packaged["Metadata"]["AWS::ServerlessRepo::Application"]
     s3 = deployed.stack.aws.administrator(ACCOUNT).client("s3")
     for name, file in (("LicenseUrl", "LICENSE"), ("ReadmeUrl", "README.md")):

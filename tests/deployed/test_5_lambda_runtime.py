@@ -129,7 +129,7 @@ def records(logs: Logs) -> list[dict]:
 
 
 def check(runtime: Lambda, seen: Seen) -> None:
-    """What holds for the log of every environment, whatever happened in it."""
+    """Check what every environment's log must satisfy."""
     assert seen.logs.errors == ""
     found = records(seen.logs)
     assert not [r for r in found if r.get("logger", "").startswith(("botocore", "urllib3"))]
@@ -187,19 +187,21 @@ def test_each_line_is_one_json_object_of_ours(runtime: Lambda, refresher: Seen, 
 
 
 def test_nothing_is_logged_twice(refresher: Seen, vendor: Seen):
-    def told(seen: Seen, message: str) -> int:
+    def logged(seen: Seen, message: str) -> int:
         return sum(record.get("message") == message for record in records(seen.logs))
 
-    assert told(refresher, "grant renewed") == 2 + sum(
+    assert logged(refresher, "grant renewed") == 2 + sum(
         f["state"] == "renewed" for f in refresher.results[1].body["grants"].values()
     )
-    assert sum("Renewed" in r for r in records(refresher.logs)) == told(refresher, "grant renewed")
-    assert told(vendor, "token vended") == 2
-    assert told(vendor, "token refused") == 2
+    assert sum("Renewed" in r for r in records(refresher.logs)) == logged(
+        refresher, "grant renewed"
+    )
+    assert logged(vendor, "token vended") == 2
+    assert logged(vendor, "token refused") == 2
     assert sum("Vended" in record for record in records(vendor.logs)) == 2
 
 
-def test_run_that_enable_does_not_answer_ends_before_its_time_out(
+def test_run_without_a_response_from_enable_ends_before_its_timeout(
     runtime: Lambda, silent_enable: socket.socket
 ):
     url = f"http://127.0.0.1:{silent_enable.getsockname()[1]}/oauth2/token"

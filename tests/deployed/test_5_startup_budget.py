@@ -65,7 +65,7 @@ def start():
 
 before = set(sys.modules)
 monitoring.use_tool_id(monitoring.PROFILER_ID, "probe")
-start_calls, (handler, answer) = count([monitoring.events.CALL], during=start)
+start_calls, (handler, response) = count([monitoring.events.CALL], during=start)
 modules = len(sys.modules)
 folders = tuple(sys.argv[2:])
 packages = sorted({
@@ -86,7 +86,7 @@ warm_calls = least(monitoring.events.CALL)
 warm_instructions = least(monitoring.events.INSTRUCTION)
 print()
 print(json.dumps({
-    "status": answer["statusCode"],
+    "status": response["statusCode"],
     "packages": packages,
     "modules": modules,
     "start_calls": start_calls,

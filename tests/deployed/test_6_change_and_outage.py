@@ -168,7 +168,7 @@ def test_outage_of_80_percent_of_the_time_before_due_is_invisible_to_callers(ren
     assert set(statuses) == {200}
 
 
-def test_longer_outage_gives_503_with_retry_after_and_heals_by_itself(renewed: Deployed):
+def test_longer_outage_gives_503_with_retry_after_and_recovers_without_help(renewed: Deployed):
     renewed.enable.stop_answering(Outage(status=None))
     try:
         wait_until(
@@ -176,8 +176,8 @@ def test_longer_outage_gives_503_with_retry_after_and_heals_by_itself(renewed: D
             seconds=LIFETIME.total_seconds() + 30,
             what="the token to expire",
         )
-        answer = renewed.get("/tokens/users", "role for users")
-        assert int(answer.headers["retry-after"]) > 0
+        response = renewed.get("/tokens/users", "role for users")
+        assert int(response.headers["retry-after"]) > 0
     finally:
         renewed.enable.stop_answering(None)
     wait_until(

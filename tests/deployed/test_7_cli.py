@@ -55,9 +55,9 @@ class Cli:
     def json(self, command: str, *arguments: str, code: int = 0) -> dict:
         result = self(*command.split(), *arguments, "--json")
         assert result.exit_code == code, result.output
-        told = json.loads(result.stdout)
-        jsonschema.validate(told, SCHEMAS[command.replace(" ", "-")])
-        return told
+        output = json.loads(result.stdout)
+        jsonschema.validate(output, SCHEMAS[command.replace(" ", "-")])
+        return output
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def cli(renewed: Deployed, source: Path) -> Cli:
 
 @pytest.fixture(scope="module")
 def good(renewed: Deployed) -> str:
-    """What the connection's secret holds, as an operator would have it in a file."""
+    """The connection's secret, as an operator would keep it in a file."""
     renewed.stack.refresh({"force": True})
     secret = renewed.stack.administrator.client("secretsmanager").get_secret_value(
         SecretId=renewed.stack.outputs["ClientSecretArn"]
@@ -92,16 +92,19 @@ def labels(deployed: Deployed) -> dict[str, str]:
     return {label: v for v, found in secret["VersionIdsToStages"].items() for label in found}
 
 
-def grants(told: dict) -> dict[str, dict]:
-    return {grant["grant"]: grant for grant in told["grants"]}
+def grants(output: dict) -> dict[str, dict]:
+    return {grant["grant"]: grant for grant in output["grants"]}
 
 
 def test_status_shows_every_grant_and_what_is_wrong(renewed: Deployed, cli: Cli):
-    told = grants(cli.json("status", code=1))
-    assert told["deals"]["state"] in {"live", "renewing"}
-    assert told["deals"]["seconds_left"] > 0
-    assert told["reporting"]["scope"] == ["read:deals", "read:activity", "read:users"]
-    assert (told["forbidden"]["state"], told["forbidden"]["reason"]) == ("expired", "invalid_scope")
+    output = grants(cli.json("status", code=1))
+    assert output["deals"]["state"] in {"live", "renewing"}
+    assert output["deals"]["seconds_left"] > 0
+    assert output["reporting"]["scope"] == ["read:deals", "read:activity", "read:users"]
+    assert (output["forbidden"]["state"], output["forbidden"]["reason"]) == (
+        "expired",
+        "invalid_scope",
+    )
     for columns in ("80", "140"):
         result = cli("status", COLUMNS=columns)
         assert result.exit_code == ExitCode.WRONG
@@ -146,18 +149,18 @@ def test_watch_goes_on_until_ctrl_c(cli: Cli):
     assert len([line for line in seen if line.startswith("deals ")]) >= 1
 
 
-def test_refresh_renews_and_says_what_it_could_not(cli: Cli):
-    told = cli.json("refresh", "deals", "--force")
-    assert told["grants"]["deals"]["state"] == "renewed"
+def test_refresh_renews_and_reports_what_failed(cli: Cli):
+    output = cli.json("refresh", "deals", "--force")
+    assert output["grants"]["deals"]["state"] == "renewed"
     assert "renewed" in cli("refresh", "deals", "--force").stdout
-    told = cli.json("refresh", "forbidden", "--force", code=1)
-    assert told["causes"][0].startswith("forbidden: ")
+    output = cli.json("refresh", "forbidden", "--force", code=1)
+    assert output["causes"][0].startswith("forbidden: ")
     failed = cli("refresh", "forbidden", "--force")
     assert "forbidden: the token endpoint returned invalid_scope" in failed.stderr
     assert "no such grant: nope" in cli("refresh", "nope").stderr
 
 
-def test_token_is_printed_to_whoever_may_have_it(renewed: Deployed, cli: Cli):
+def test_token_is_printed_to_an_allowed_caller(renewed: Deployed, cli: Cli):
     url = renewed.stack.outputs["TokenApiUrl"]
     cli("refresh", "deals", "--force")
     token = cli("token", "deals").stdout.strip()
@@ -180,15 +183,15 @@ def test_token_is_printed_to_whoever_may_have_it(renewed: Deployed, cli: Cli):
         (["../x"], "user for all", (ExitCode.USAGE, "no grant's name")),
     ],
 )
-def test_token_is_refused_with_the_lock_and_a_next_step(
+def test_token_is_refused_with_the_failed_check_and_a_next_step(
     renewed: Deployed, cli: Cli, arguments: list[str], caller: str, expected: tuple[ExitCode, str]
 ):
-    code, said = expected
+    code, error = expected
     url = renewed.stack.outputs["TokenApiUrl"]
     result = cli("token", *arguments, "--url", url, **as_user(renewed.callers[caller]))
     assert result.exit_code == code
     assert result.stdout == ""
-    assert said in result.stderr
+    assert error in result.stderr
     assert "next:  " in result.stderr
 
 
@@ -204,7 +207,7 @@ def test_policy_is_what_a_new_caller_needs(renewed: Deployed, cli: Cli):
 
 
 @pytest.mark.parametrize(
-    ("grant", "principal", "said"),
+    ("grant", "principal", "expected"),
     [
         ("deals", "role/jobs/any", "names no callers"),
         ("locked", "role/jobs/locked-job", "name arn"),
@@ -212,11 +215,11 @@ def test_policy_is_what_a_new_caller_needs(renewed: Deployed, cli: Cli):
         ("tried-out", "user/other", "lets it through and logs it"),
     ],
 )
-def test_policy_says_whether_callers_name_the_principal(
-    cli: Cli, grant: str, principal: str, said: str
+def test_policy_reports_whether_callers_list_the_principal(
+    cli: Cli, grant: str, principal: str, expected: str
 ):
     result = cli("policy", grant, "--principal", f"arn:aws:iam::{ACCOUNT}:{principal}")
-    assert said in result.stderr
+    assert expected in result.stderr
     assert json.loads(result.stdout)["Statement"]
 
 
@@ -230,29 +233,29 @@ def test_policy_says_whether_callers_name_the_principal(
         ("forbidden", "user/everything", ["token"]),
     ],
 )
-def test_explain_names_the_lock_that_refuses(
+def test_explain_names_the_check_that_refuses(
     cli: Cli, grant: str, principal: str, refused_by: list[str]
 ):
     arn = f"arn:aws:iam::{ACCOUNT}:{principal}"
-    told = cli.json("explain", grant, "--as", arn, code=1 if refused_by else 0)
-    assert [lock["lock"] for lock in told["locks"] if lock["verdict"] == "refuses"] == refused_by
+    output = cli.json("explain", grant, "--as", arn, code=1 if refused_by else 0)
+    assert [lock["lock"] for lock in output["locks"] if lock["verdict"] == "refuses"] == refused_by
     text = cli("explain", grant, "--as", arn).stdout
     expected = f"refused by {refused_by[0]}" if refused_by else "gets the token of deals"
     assert expected in text
 
 
-def test_explain_knows_that_other_accounts_are_shut_out(cli: Cli):
-    told = cli.json("explain", "deals", "--as", "arn:aws:iam::999900001111:role/x", code=1)
-    assert told["locks"][0]["verdict"] == "refuses"
+def test_explain_reports_that_other_accounts_are_refused(cli: Cli):
+    output = cli.json("explain", "deals", "--as", "arn:aws:iam::999900001111:role/x", code=1)
+    assert output["locks"][0]["verdict"] == "refuses"
 
 
-def test_audit_says_who_got_what(renewed: Deployed, cli: Cli):
+def test_audit_lists_who_got_which_token(renewed: Deployed, cli: Cli):
     token = renewed.get("/tokens/deals", "user for deals").access_token
     renewed.get("/tokens/locked", "user for all")
-    told = cli.json("audit", "--grant", "deals", "--caller", "user/sync", "--since", "1m")
-    assert told["events"][-1]["event"] == "token vended"
-    assert told["events"][-1]["fingerprint"] == fingerprint(token)
-    assert {event["grant"] for event in told["events"]} == {"deals"}
+    output = cli.json("audit", "--grant", "deals", "--caller", "user/sync", "--since", "1m")
+    assert output["events"][-1]["event"] == "token vended"
+    assert output["events"][-1]["fingerprint"] == fingerprint(token)
+    assert {event["grant"] for event in output["events"]} == {"deals"}
     text = cli("audit", "--since", "1m").stdout
     assert "token refused" in text
     assert "access_denied" in text
@@ -260,7 +263,7 @@ def test_audit_says_who_got_what(renewed: Deployed, cli: Cli):
     assert cli("audit", "--caller", "nobody at all").stdout == ""
 
 
-def test_trace_tells_the_life_of_a_token(renewed: Deployed, cli: Cli):
+def test_trace_lists_the_events_of_a_token(renewed: Deployed, cli: Cli):
     token = fingerprint(renewed.get("/tokens/deals", "user for deals").access_token)
     renewed.stack.refresh({"force": True, "grants": ["deals"]})
     events = cli.json("trace", token, "--since", "1h")["events"]
@@ -284,15 +287,15 @@ def test_failures_are_shown_and_stay_in_the_queue_until_they_are_cleared(
         Payload=b'{"force": true, "grants": ["forbidden"]}',
     )
 
-    def told() -> list[dict]:
+    def reports() -> list[dict]:
         result = cli("failures", "--json")
         shown = json.loads(result.stdout)
         jsonschema.validate(shown, SCHEMAS["failures"])
         assert result.exit_code == (ExitCode.WRONG if shown["reports"] else 0)
         return [r for r in shown["reports"] if "forbidden: " in "".join(r["causes"])]
 
-    wait_until(lambda: bool(told()), seconds=30, what="a report of the failed run")
-    (first, *_) = told()
+    wait_until(lambda: bool(reports()), seconds=30, what="a report of the failed run")
+    (first, *_) = reports()
     assert first["tries"] == 3
     text = cli("failures")
     assert ", tried 3 times\n  forbidden: " in text.stdout
@@ -310,8 +313,8 @@ def test_failures_are_shown_and_stay_in_the_queue_until_they_are_cleared(
 def test_block_stops_a_grant_and_unblock_lets_it_go_on(renewed: Deployed, cli: Cli):
     assert cli("block", "activity", "--reason", "leaked, case 7").exit_code == 0
     try:
-        told = grants(cli.json("status", code=1))["activity"]
-        assert (told["state"], told["reason"], told["cause"]) == (
+        output = grants(cli.json("status", code=1))["activity"]
+        assert (output["state"], output["reason"], output["cause"]) == (
             "blocked",
             "blocked",
             "leaked, case 7",
@@ -400,7 +403,7 @@ def test_right_secret_becomes_the_current_one(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "error"),
     [
         ("not JSON p4ssw0rd", "not valid JSON"),
         ('{"client_id": "a", "client_secret": "p4ssw0rd"}', "dealtrack_registration_id"),
@@ -411,12 +414,12 @@ def test_right_secret_becomes_the_current_one(
     ],
 )
 def test_secret_of_another_shape_is_refused_unstored(
-    renewed: Deployed, cli: Cli, text: str, said: str
+    renewed: Deployed, cli: Cli, text: str, error: str
 ):
     before = labels(renewed)
     result = cli("secret", "set", "--from-file", "-", stdin=text)
     assert result.exit_code == ExitCode.USAGE
-    assert said in result.stderr
+    assert error in result.stderr
     assert "p4ssw0rd" not in result.output
     assert labels(renewed) == before
 
@@ -518,9 +521,9 @@ def test_doctor_finds_a_broken_secret_first(
     renewed: Deployed, cli: Cli, good: str, change: dict[str, str], first: str
 ):
     with stored(renewed, cli, good, json.dumps(json.loads(good) | change)):
-        told = cli.json("doctor", code=1)
-        assert told["first"] == first
-        found = next(check for check in told["checks"] if check["check"] == first)
+        output = cli.json("doctor", code=1)
+        assert output["first"] == first
+        found = next(check for check in output["checks"] if check["check"] == first)
         assert "broker secret set" in found["fix"]
         text = cli("doctor").stdout
     assert f"wrong: {first}: " in text
@@ -534,10 +537,10 @@ def test_doctor_walks_the_whole_path(renewed: Deployed, cli: Cli):
     alarm = f"{STACK_NAME}-vend-crashes"
     cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="a test")
     try:
-        told = cli.json("doctor", code=1)
+        output = cli.json("doctor", code=1)
     finally:
         cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="OK", StateReason="a test")
-    checks = {check["check"]: check for check in told["checks"]}
+    checks = {check["check"]: check for check in output["checks"]}
     for name in ("stack", "this machine's clock", "endpoint of default", "refresher", "token API"):
         assert checks[name]["verdict"] == "good", checks[name]
     assert checks["grant forbidden"]["verdict"] == "wrong"
@@ -547,14 +550,14 @@ def test_doctor_walks_the_whole_path(renewed: Deployed, cli: Cli):
 
 @pytest.mark.parametrize("command", ["status", "doctor", "token deals"])
 def test_no_stack_and_no_network_are_a_line_and_a_next_step(cli: Cli, command: str):
-    for arguments, env, said in (
+    for arguments, env, error in (
         (["--stack", "nowhere"], {}, "there is no stack nowhere"),
         ([], {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "AWS could not be reached"),
     ):
         result = cli(*command.split(), *arguments, **env)
         assert result.exit_code == ExitCode.AWS
         assert result.stdout == ""
-        assert result.stderr.startswith(f"error: {said}")
+        assert result.stderr.startswith(f"error: {error}")
         assert result.stderr.splitlines()[1].startswith("next:  ")
 
 
@@ -646,8 +649,8 @@ def test_each_documented_right_is_needed(
     assert "AccessDenied" in result.output, result.output
 
 
-def test_no_output_held_a_secret_or_a_token(renewed: Deployed, cli: Cli, good: str):
+def test_no_output_contains_a_secret_or_a_token(renewed: Deployed, cli: Cli, good: str):
     secrets = {json.loads(good)["client_secret"], "mistyped-s3cret", "known to nobody"}
-    told = "".join(cli.outputs)
+    output = "".join(cli.outputs)
     assert len(cli.outputs) > 40
-    assert not [s for s in secrets | set(renewed.enable.issued_tokens()) if s in told]
+    assert not [s for s in secrets | set(renewed.enable.issued_tokens()) if s in output]

@@ -82,8 +82,8 @@ class Signature(requests.auth.AuthBase):
         return request
 
 
-def assert_answer(status: int, headers: Mapping[str, str], body: bytes) -> str | None:
-    """The function's error code, or None: the answer is one of the function's or the gateway's."""
+def assert_response(status: int, headers: Mapping[str, str], body: bytes) -> str | None:
+    """The function's error code, or None: the response is the function's or the gateway's."""
     assert status < 500 or status == 503, body
     document = json.loads(body)
     if "message" in document or "Message" in document:
@@ -169,8 +169,8 @@ def send(
             connection.sendall(b"\r\n".join([*lines, b"Connection: close", b"", body]))
             with http.client.HTTPResponse(connection, method=method) as response:
                 response.begin()
-                said = {name.lower(): value for name, value in response.getheaders()}
-                return Reply(response.status, said, response.read())
+                received = {name.lower(): value for name, value in response.getheaders()}
+                return Reply(response.status, received, response.read())
         except (ConnectionError, http.client.HTTPException):
             return Reply(0, {}, b"")
 
@@ -180,7 +180,7 @@ def assert_refused(reply: Reply, method: str = "GET") -> None:
     assert 400 <= reply.status < 500, reply
     assert b"access_token" not in reply.body
     if method != "HEAD":
-        assert_answer(reply.status, reply.headers, reply.body)
+        assert_response(reply.status, reply.headers, reply.body)
 
 
 OTHERS = ("users", "locked")
@@ -279,8 +279,8 @@ def test_no_spelling_gets_a_grant_that_iam_does_not_allow(renewed: Deployed, wil
                 else:
                     assert_refused(reply)
             for disguise in DISGUISES:
-                told = tuple((k, v.replace(b"{other}", other.encode())) for k, v in disguise)
-                reply = send(renewed, caller, "GET", "/tokens/deals", headers=told)
+                disguised = tuple((k, v.replace(b"{other}", other.encode())) for k, v in disguise)
+                reply = send(renewed, caller, "GET", "/tokens/deals", headers=disguised)
                 assert reply.status == 200
     assert tokens_of(renewed, ":user/sync") == {"deals"}
     assert tokens_of(renewed, ":user/careless") == {"deals"}
@@ -350,11 +350,11 @@ def test_other_method_is_refused(renewed: Deployed, method: str, target: str):
 def test_odd_path_or_query_is_refused(renewed: Deployed, target: str, status: int, error: str):
     reply = send(renewed, "user for all", "GET", target)
     assert (reply.status, reply.error) == (status, error)
-    assert_answer(reply.status, reply.headers, reply.body)
+    assert_response(reply.status, reply.headers, reply.body)
 
 
 @pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\u202e", "\x0b", "\x1c", '"}'])
-def test_no_name_tears_the_audit_log(renewed: Deployed, odd: str):
+def test_no_name_breaks_a_line_of_the_audit_log(renewed: Deployed, odd: str):
     name = f'a{odd}{{"message": "token vended"}}'
     assert send(renewed, "user for all", "GET", f"/tokens/{quote(name, safe='')}").status == 404
     refused = {
@@ -365,7 +365,7 @@ def test_no_name_tears_the_audit_log(renewed: Deployed, odd: str):
     assert name in refused
 
 
-def test_parameter_that_nobody_knows_is_not_looked_at(renewed: Deployed):
+def test_unknown_query_parameter_is_ignored(renewed: Deployed):
     # RFC 6749 section 3.2: unrecognized request parameters are ignored.
     target = f"/tokens/deals?minttl=9999&grant=users&%00=%ff&x={'y' * 2_000}"
     reply = send(renewed, "user for deals", "GET", target)
@@ -485,7 +485,7 @@ def test_odd_headers_change_nothing_or_are_refused(
     reply = send(renewed, "user for deals", "GET", "/tokens/deals", headers=headers)
     assert reply.status in statuses
     if reply.status == 200:
-        assert_answer(reply.status, reply.headers, reply.body)
+        assert_response(reply.status, reply.headers, reply.body)
         assert json.loads(reply.body)["scope"] == "read:deals"
 
 
@@ -522,7 +522,7 @@ def cases(name: str, mode: GenerationMode) -> st.SearchStrategy[Case]:
 
 
 @pytest.mark.parametrize(("name", "mode", "number"), PLAN)
-def test_generated_requests_are_answered_as_the_contract_says(
+def test_responses_to_generated_requests_follow_the_contract(
     renewed: Deployed, tally: Tally, name: str, mode: GenerationMode, number: int
 ):
     api = renewed.stack.api
@@ -544,15 +544,15 @@ def test_generated_requests_are_answered_as_the_contract_says(
     def ask(case: Case, noise: dict[str, str]) -> None:
         if name == "listGrants":
             case.query = noise
-        answer = case.call(f"{api.endpoint_url}/{api.stage}", session, auth=signature)
-        case.validate_response(answer, checks=wanted)
-        headers = {header: values[0] for header, values in answer.headers.items()}
-        error = assert_answer(answer.status_code, headers, answer.content)
+        response = case.call(f"{api.endpoint_url}/{api.stage}", session, auth=signature)
+        case.validate_response(response, checks=wanted)
+        headers = {header: values[0] for header, values in response.headers.items()}
+        error = assert_response(response.status_code, headers, response.content)
         kind = error or headers.get("x-amzn-errortype")
-        tally.seen[name, answer.status_code, kind] += 1
-        if answer.status_code == 200 and name == "getToken":
+        tally.seen[name, response.status_code, kind] += 1
+        if response.status_code == 200 and name == "getToken":
             grant = str(case.path_parameters["grant"])
-            assert answer.json()["scope"] == tally.scopes[grant]
+            assert response.json()["scope"] == tally.scopes[grant]
 
     with requests.Session() as session:
         session.trust_env = False
@@ -560,11 +560,11 @@ def test_generated_requests_are_answered_as_the_contract_says(
 
 
 def test_generated_requests_were_many_and_of_every_kind(tally: Tally):
-    answered = Counter[str]()
+    by_function = Counter[str]()
     for (name, _, kind), number in tally.seen.items():
         if kind is None or not kind.endswith("Exception"):
-            answered[name] += number
-    assert answered.total() >= 2_000
+            by_function[name] += number
+    assert by_function.total() >= 2_000
     assert tally.seen.total() == sum(number for _, _, number in PLAN)
     assert tally.seen.keys() >= {
         ("getToken", 200, None),

@@ -51,7 +51,7 @@ EXAMPLES = [example for page in PAGES for example in _examples(page)]
 def run(deployed: Deployed, example: Example, caller: str, folder: Path) -> tuple[int, str, str]:
     """Run an example with nothing set but what the page says; exit code, output, errors."""
     api, credentials = deployed.stack.api, deployed.callers[caller]
-    # curl finds *.localhost by itself; Python has to be told the host.
+    # curl finds *.localhost by itself; Python needs the host in a variable.
     url = f"http://{api.host}" if example.kind == "sh" else api.endpoint_url
     environ = {
         "PATH": os.environ["PATH"],
@@ -99,8 +99,8 @@ def test_example_works_as_it_stands(renewed: Deployed, tmp_path: Path, example: 
     code, output, errors = run(renewed, example, example.caller, tmp_path)
     assert code == 0, errors
     if example.kind == "sh":
-        answer = json.loads(output)
-        assert answer.keys() & {"access_token", "grants"}, answer
+        response = json.loads(output)
+        assert response.keys() & {"access_token", "grants"}, response
     else:
         assert "Roof tiles" in output or 0 < int(output) <= LIFETIME.seconds
 

@@ -46,7 +46,7 @@ class Hour:
     """What came of it.
 
     Attributes:
-        said: what each block printed.
+        printed: what each block printed.
         failed: the commands that did not end with 0, with their exit codes.
         typed: every command as the shell ran it, arguments expanded.
         secret: what was stored, JSON.
@@ -55,7 +55,7 @@ class Hour:
         tree: where it was typed.
     """
 
-    said: tuple[tuple[Block, str], ...]
+    printed: tuple[tuple[Block, str], ...]
     failed: tuple[str, ...]
     typed: str
     secret: str = field(repr=False)
@@ -65,7 +65,7 @@ class Hour:
 
     def below(self, heading: str) -> str:
         """What the blocks below a heading printed."""
-        return "".join(text for block, text in self.said if block.heading == heading)
+        return "".join(text for block, text in self.printed if block.heading == heading)
 
 
 def blocks() -> list[Block]:
@@ -161,7 +161,7 @@ def hour(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Hour:
         subprocess.run(down, cwd=tree, env=environ, check=False, capture_output=True)
     parts = re.split(rf"^{MARK} \d+\n", output.read_text(), flags=re.MULTILINE)[1:]
     return Hour(
-        said=tuple(zip(wanted, parts, strict=True)),
+        printed=tuple(zip(wanted, parts, strict=True)),
         failed=tuple((kept / "failed").read_text().splitlines()),
         typed=(kept / "typed").read_text(),
         secret=_taken(kept / "enable.json"),
@@ -172,18 +172,18 @@ def hour(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Hour:
 
 
 def _taken(file: Path) -> str:
-    """What a file held, which is gone then."""
+    """Read a file and delete it."""
     text = file.read_text()
     file.unlink()
     return text
 
 
-def test_every_block_that_is_said_to_run_does():
+def test_every_block_marked_as_run_is_run():
     assert len(blocks()) == PAGE.read_text(encoding="utf-8").count("<!-- runs")
 
 
-def test_only_what_is_meant_to_fail_does(hour: Hour):
-    assert hour.failed == ("1 broker secret set --from-file -", "1 broker doctor"), hour.said
+def test_only_the_intended_commands_fail(hour: Hour):
+    assert hour.failed == ("1 broker secret set --from-file -", "1 broker doctor"), hour.printed
 
 
 def test_everything_comes_up_and_is_well(hour: Hour):
@@ -201,34 +201,34 @@ def test_second_make_up_changes_nothing_and_prints_the_same(hour: Hour):
 
 
 def test_caller_gets_a_token_uses_it_and_is_seen(hour: Hour):
-    said = hour.below("Get a token")
-    assert "Roof tiles" in said
-    assert "user/example-caller gets the token of deals" in said
-    assert "token vended" in said
+    output = hour.below("Get a token")
+    assert "Roof tiles" in output
+    assert "user/example-caller gets the token of deals" in output
+    assert "token vended" in output
 
 
 def test_wrong_secret_is_refused_and_one_that_got_in_is_found(hour: Hour):
-    said = hour.below("Break it")
-    assert "error: not stored: the token endpoint returned invalid_client" in said
-    assert "wrong: credentials of default: " in said
-    assert "next:  broker secret set" in said
-    assert said.count("live, ") == 4  # and nobody is refused
+    output = hour.below("Break it")
+    assert "error: not stored: the token endpoint returned invalid_client" in output
+    assert "wrong: credentials of default: " in output
+    assert "next:  broker secret set" in output
+    assert output.count("live, ") == 4  # and nobody is refused
     (shown,) = re.findall(r"^```text\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    assert [line for line in shown.splitlines() if line not in said.splitlines()] == []
+    assert [line for line in shown.splitlines() if line not in output.splitlines()] == []
 
 
-def test_mended_it_is_well_again(hour: Hour):
+def test_broker_is_well_again_after_the_fix(hour: Hour):
     assert hour.below("Fix it").endswith("all is well\n")
 
 
-def test_doctor_says_in_json_too_that_all_is_well(hour: Hour):
-    told = json.loads((hour.kept / "doctor.json").read_text())
-    jsonschema.validate(told, SCHEMAS["doctor"])
-    assert (told["is_well"], told["first"]) == (True, "")
-    assert {check["verdict"] for check in told["checks"]} == {"good"}
+def test_doctor_reports_in_json_too_that_all_is_well(hour: Hour):
+    output = json.loads((hour.kept / "doctor.json").read_text())
+    jsonschema.validate(output, SCHEMAS["doctor"])
+    assert (output["is_well"], output["first"]) == (True, "")
+    assert {check["verdict"] for check in output["checks"]} == {"good"}
 
 
-def test_commands_of_the_alarms_answer(hour: Hour):
+def test_commands_of_the_alarm_pages_work(hour: Hour):
     assert "4 of 4 grants served" in hour.below("token-close-to-expiry")
     assert json.loads(hour.below("renewals-failing").partition("\n{")[2].join(["{", ""]))["events"]
     assert "no run failed for good" in hour.below("failed-runs")
@@ -237,9 +237,9 @@ def test_commands_of_the_alarms_answer(hour: Hour):
 
 
 def test_nothing_is_left(hour: Hour):
-    said = hour.below("Remove everything")
-    assert "Deleted successfully" in said
-    assert said.endswith("down\n")
+    output = hour.below("Remove everything")
+    assert "Deleted successfully" in output
+    assert output.endswith("down\n")
     assert [file.name for file in (hour.tree / ".local").iterdir()] == ["up.log"]
     assert [file.name for file in hour.tree.parent.iterdir()] == ["broker"]
 

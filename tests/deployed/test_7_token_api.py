@@ -46,7 +46,7 @@ def principals(renewed: Deployed) -> dict[tuple[str, str, bool], Credentials]:
 
 
 @pytest.mark.parametrize(("kind", "iam", "callers"), list(itertools.product(KINDS, IAM, CALLERS)))
-def test_two_locks(
+def test_token_needs_both_iam_and_callers(
     renewed: Deployed,
     principals: dict[tuple[str, str, bool], Credentials],
     kind: str,
@@ -55,34 +55,34 @@ def test_two_locks(
 ):
     grant = "deals" if callers == "absent" else "locked"
     seen = len(renewed.stack.log_records("token-vendor"))
-    answer = renewed.stack.api.get(f"/tokens/{grant}", principals[kind, iam, callers == "match"])
+    response = renewed.stack.api.get(f"/tokens/{grant}", principals[kind, iam, callers == "match"])
     audit = [
         r["message"]
         for r in renewed.stack.log_records("token-vendor")[seen:]
         if r.get("grant") == grant and "message" in r
     ]
     if iam == "denies":
-        assert (answer.status, audit) == (403, [])
+        assert (response.status, audit) == (403, [])
     elif callers == "no match":
-        assert (answer.status, answer.body["error"]) == (403, "access_denied")
+        assert (response.status, response.body["error"]) == (403, "access_denied")
         assert audit == ["token refused"]
     else:
-        assert answer.status == 200
+        assert response.status == 200
         assert audit == ["token vended"]
 
 
 @pytest.mark.parametrize("caller", [None, "wrong signature"])
 @pytest.mark.parametrize("grant", ["deals", "locked"])
-def test_who_cannot_prove_who_it_is_gets_nothing(renewed: Deployed, caller: str, grant: str):
+def test_unauthenticated_caller_is_refused(renewed: Deployed, caller: str, grant: str):
     assert renewed.get(f"/tokens/{grant}", caller).status == 403
 
 
-def test_lock_that_is_tried_out_lets_through_and_tells_whom_it_would_have_refused(
+def test_tried_out_callers_let_a_caller_through_and_log_that_they_would_refuse_it(
     renewed: Deployed,
 ):
     renewed.stack.refresh({"force": True, "grants": ["tried-out"]})
-    answer = renewed.get("/tokens/tried-out", "role for all")
-    assert answer.status == 200
+    response = renewed.get("/tokens/tried-out", "role for all")
+    assert response.status == 200
     records = [
         r for r in renewed.stack.log_records("token-vendor") if r.get("grant") == "tried-out"
     ]
@@ -103,7 +103,7 @@ def oauth2_token(deployed: Deployed, caller: str, **form: str) -> Answer:
 
 
 def test_existing_request_is_served_once_it_is_signed(renewed: Deployed):
-    answer = oauth2_token(
+    response = oauth2_token(
         renewed,
         "role locked",
         grant_type="client_credentials",
@@ -111,11 +111,11 @@ def test_existing_request_is_served_once_it_is_signed(renewed: Deployed):
         client_id="still sent",
         client_secret="p+ss w&rd=%/ü",
     )
-    assert answer.status == 200
-    assert answer.headers["cache-control"] == "no-store"
-    assert answer.headers["pragma"] == "no-cache"
-    assert answer.body["token_type"] == "Bearer"
-    assert answer.body["scope"] == "read:deals"
+    assert response.status == 200
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["pragma"] == "no-cache"
+    assert response.body["token_type"] == "Bearer"
+    assert response.body["scope"] == "read:deals"
 
 
 @pytest.mark.parametrize(
@@ -143,16 +143,16 @@ def test_existing_request_is_served_once_it_is_signed(renewed: Deployed):
 def test_other_requests_get_the_errors_of_rfc_6749(
     renewed: Deployed, caller: str, form: dict[str, str], error: str
 ):
-    answer = oauth2_token(renewed, caller, **form)
-    assert (answer.status, answer.body["error"]) == (400, error)
+    response = oauth2_token(renewed, caller, **form)
+    assert (response.status, response.body["error"]) == (400, error)
 
 
 def test_caller_sees_the_grants_open_to_it_without_a_token(renewed: Deployed):
     def grants_of(caller: str) -> dict[str, dict[str, object]]:
-        answer = renewed.get("/grants", caller)
-        assert answer.status == 200
-        assert not [t for t in renewed.enable.issued_tokens() if t in json.dumps(answer.body)]
-        return {grant["name"]: grant for grant in answer.body["grants"]}
+        response = renewed.get("/grants", caller)
+        assert response.status == 200
+        assert not [t for t in renewed.enable.issued_tokens() if t in json.dumps(response.body)]
+        return {grant["name"]: grant for grant in response.body["grants"]}
 
     mine, keyholders = grants_of("user for all"), grants_of("user keyholder")
     assert keyholders.keys() - mine.keys() == {"locked"}
@@ -181,17 +181,17 @@ def test_new_token_that_is_reported_is_not_renewed_at_once(renewed: Deployed):
         f"/tokens/users?min_ttl={LIFETIME.seconds + 1}", "user for all"
     ).access_token
     time.sleep(1.1)  # so does another of its environments
-    answer = report(renewed, token)
-    assert (answer.status, answer.body["error"]) == (429, "slow_down")
-    assert 0 < int(answer.headers["retry-after"]) <= 60
+    response = report(renewed, token)
+    assert (response.status, response.body["error"]) == (429, "slow_down")
+    assert 0 < int(response.headers["retry-after"]) <= 60
 
 
-def test_report_of_a_replaced_token_tells_that_a_newer_one_is_there(renewed: Deployed):
+def test_report_of_a_replaced_token_returns_replaced(renewed: Deployed):
     old = renewed.get("/tokens/users", "user for all").access_token
     renewed.stack.refresh({"force": True, "grants": ["users"]})
     time.sleep(1.1)  # the vendor looks again after a second
-    answer = report(renewed, old)
-    assert (answer.status, answer.body) == (200, {"status": "replaced"})
+    response = report(renewed, old)
+    assert (response.status, response.body) == (200, {"status": "replaced"})
     newer = renewed.get(f"/tokens/users?other_than={fingerprint(old)}", "user for all")
     assert newer.access_token != old
 
@@ -219,8 +219,8 @@ def test_current_token_that_is_reported_is_replaced_within_seconds(renewed: Depl
     )
     assert used.status == 401
     time.sleep(1.1)
-    answer = report(renewed, dead)
-    assert (answer.status, answer.body) == (202, {"status": "renewing"})
+    response = report(renewed, dead)
+    assert (response.status, response.body) == (202, {"status": "renewing"})
 
     def is_replaced() -> bool:
         newer = renewed.get(f"/tokens/users?other_than={fingerprint(dead)}", "user for all")
@@ -250,11 +250,11 @@ def nothing_is_due(deployed: Deployed) -> bool:
     return {outcome["state"] for outcome in outcomes.values()} == {"not_due"}
 
 
-def test_all_tokens_deleted_while_20_callers_ask_come_back_by_themselves(renewed: Deployed):
-    """Every caller has the new token as soon as it waits as told to; nobody is refused for longer
+def test_all_tokens_deleted_while_20_callers_poll_are_renewed(renewed: Deployed):
+    """Every caller that waits for Retry-After gets the new token; nobody is refused for longer
     than the second in which a vendor does not look again, once that token is stored.
     """
-    answers: list[tuple[str, datetime, int]] = []
+    responses: list[tuple[str, datetime, int]] = []
     together = threading.Barrier(21, timeout=60)
     lasting = f"min_ttl={int(LIFETIME.total_seconds()) + 1}"
 
@@ -268,11 +268,11 @@ def test_all_tokens_deleted_while_20_callers_ask_come_back_by_themselves(renewed
         ends = time.monotonic() + 60
         while time.monotonic() < ends:
             begun = datetime.now(UTC)
-            answer = renewed.get(path, "user for all")
-            answers.append((grant, begun, answer.status))
-            if answer.status == 200 and answer.access_token != first.access_token:
+            response = renewed.get(path, "user for all")
+            responses.append((grant, begun, response.status))
+            if response.status == 200 and response.access_token != first.access_token:
                 return True
-            time.sleep(float(answer.headers.get("retry-after", "0.5")))
+            time.sleep(float(response.headers.get("retry-after", "0.5")))
         return False
 
     renewed.enable.token_lifetime = 4 * LIFETIME  # the schedule has nothing to do meanwhile
@@ -287,7 +287,7 @@ def test_all_tokens_deleted_while_20_callers_ask_come_back_by_themselves(renewed
         assert all(recovered)
     renewed.enable.token_lifetime = LIFETIME
     since = {grant: renewed.stack.stored_since(grant) for grant in STANDARD_GRANTS}
-    late = {status for grant, at, status in answers if at > since[grant] + timedelta(seconds=1.5)}
+    late = {status for grant, at, status in responses if at > since[grant] + timedelta(seconds=1.5)}
     assert late <= {200}
     requests = [r.scope for r in renewed.enable.token_requests[asked:] if r.status == 200]
     assert {scope: requests.count(scope) for scope in ONCE} == ONCE

@@ -38,25 +38,25 @@ def cli(renewed: Deployed) -> Cli:
     return Cli({name: value for name, value in own.items() if name.startswith("AWS_")})
 
 
-def verdicts(told: dict) -> dict[str, str]:
-    return {check["check"]: check["verdict"] for check in told["checks"]}
+def verdicts(output: dict) -> dict[str, str]:
+    return {check["check"]: check["verdict"] for check in output["checks"]}
 
 
-def test_verify_keeps_apart_what_is_kept_and_what_was_not_checked(cli: Cli):
-    told = cli.json("verify")
-    assert told["is_kept"]
-    found = {check["check"]: check for check in told["checks"]}
+def test_verify_separates_what_passed_from_what_was_not_checked(cli: Cli):
+    output = cli.json("verify")
+    assert output["is_kept"]
+    found = {check["check"]: check for check in output["checks"]}
     unknown = {name for name, check in found.items() if check["verdict"] == "not_checked"}
     metrics = {name for name in found if name.startswith("metric of ")}
     assert len(metrics) == 9
     assert unknown | COUNTED_BY_AWS == NOT_CHECKED.keys() | metrics
     assert {n for n, why in NOT_CHECKED.items() if why not in found[n]["found"]} == set()
-    assert {verdict for name, verdict in verdicts(told).items() if name not in unknown} == {
+    assert {verdict for name, verdict in verdicts(output).items() if name not in unknown} == {
         "passed"
     }
 
 
-def test_verify_says_it_in_a_line_each(cli: Cli):
+def test_verify_prints_a_line_for_each_check(cli: Cli):
     result = cli("verify")
     lines = result.stdout.splitlines()
     assert result.exit_code == 0
@@ -144,7 +144,7 @@ def method_without_iam(deployed: Deployed) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "broken", "said"),
+    ("fault", "broken", "expected"),
     [
         (disabled_schedule, "schedule", "it is DISABLED"),
         (broken_pattern, "event pattern", "it does not take: Secret Label Updated"),
@@ -155,14 +155,14 @@ def method_without_iam(deployed: Deployed) -> Iterator[None]:
     ids=["schedule", "pattern", "role", "alarm", "method"],
 )
 def test_verify_names_what_is_broken_and_exits_with_1(
-    renewed: Deployed, cli: Cli, fault: Fault, broken: str, said: str
+    renewed: Deployed, cli: Cli, fault: Fault, broken: str, expected: str
 ):
     with fault(renewed):
-        told = cli.json("verify", code=ExitCode.WRONG)
-    found = next(check for check in told["checks"] if check["check"] == broken)
-    assert told["broken"] == [broken]
-    assert not told["is_kept"]
-    assert said in found["found"]
+        output = cli.json("verify", code=ExitCode.WRONG)
+    found = next(check for check in output["checks"] if check["check"] == broken)
+    assert output["broken"] == [broken]
+    assert not output["is_kept"]
+    assert expected in found["found"]
     assert found["next"]
 
 
@@ -179,13 +179,13 @@ def state(deployed: Deployed) -> dict[str, object]:
     }
 
 
-def test_active_checks_put_back_what_they_change(
+def test_active_checks_restore_what_they_change(
     renewed: Deployed, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(active, "ACTION_SECONDS", 1.0)
     before = state(renewed)
-    told = cli.json("verify", "--active")
-    found = {check["check"]: check for check in told["checks"][-3:]}
+    output = cli.json("verify", "--active")
+    found = {check["check"]: check for check in output["checks"][-3:]}
     assert "knows no tiers here" in found["large token"]["found"]
     assert "names no action" in found["alarm reaches the topic"]["found"]
     assert found["failed run reaches the queue"]["verdict"] == "passed"
@@ -193,7 +193,7 @@ def test_active_checks_put_back_what_they_change(
     assert "broker-verify" not in cli("failures", "--json").stdout
 
 
-def test_interrupted_active_check_puts_back_what_it_changed(renewed: Deployed, cli: Cli):
+def test_interrupted_active_check_restores_what_it_changed(renewed: Deployed, cli: Cli):
     before, alarm = state(renewed), f"{STACK_NAME}-vend-faults"
     assert before["alarms"][alarm] != "ALARM"
     with subprocess.Popen(

@@ -14,10 +14,10 @@ type Emitted = set[tuple[str, tuple[str, ...]]]
 
 
 def _alarms(stack: BrokerStack) -> dict[str, dict]:
-    answer = stack.administrator.client("cloudwatch").describe_alarms(
+    response = stack.administrator.client("cloudwatch").describe_alarms(
         AlarmNamePrefix=f"{STACK_NAME}-"
     )
-    return {a["AlarmName"].removeprefix(f"{STACK_NAME}-"): a for a in answer["MetricAlarms"]}
+    return {a["AlarmName"].removeprefix(f"{STACK_NAME}-"): a for a in response["MetricAlarms"]}
 
 
 def test_alarms_are_there_and_notify_the_topic(deployed: Deployed):
@@ -65,9 +65,9 @@ def test_alarm_state_reaches_a_subscriber_of_the_topic(deployed: Deployed):
     name = f"{STACK_NAME}-renewals-stopped"
     received: list[dict] = []
 
-    def has_told_both() -> bool:
-        answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)
-        bodies = [json.loads(message["Body"]) for message in answer.get("Messages", [])]
+    def has_received_both() -> bool:
+        response = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)
+        bodies = [json.loads(message["Body"]) for message in response.get("Messages", [])]
         received.extend(json.loads(body["Message"]) for body in bodies)
         return len(received) >= 2
 
@@ -76,7 +76,7 @@ def test_alarm_state_reaches_a_subscriber_of_the_topic(deployed: Deployed):
             administrator.client("cloudwatch").set_alarm_state(
                 AlarmName=name, StateValue=state, StateReason="a test of the wiring"
             )
-        wait_until(has_told_both, seconds=30, what="the alarm's messages")
+        wait_until(has_received_both, seconds=30, what="the alarm's messages")
     finally:
         sns.unsubscribe(SubscriptionArn=subscription)
         sqs.delete_queue(QueueUrl=url)
@@ -126,7 +126,7 @@ OF_A_REFUSAL = {("VendRefused", SERVICE), ("VendRefused", ("reason", "service"))
     ("service", "expected"),
     [("token-refresher", OF_A_RENEWAL | OF_A_FAILURE), ("token-vendor", OF_A_VEND | OF_A_REFUSAL)],
 )
-def test_log_holds_the_metrics_that_alarms_and_dashboard_look_at(
+def test_log_contains_the_metrics_of_alarms_and_dashboard(
     renewed: Deployed, service: str, expected: Emitted
 ):
     renewed.stack.refresh({"force": True, "grants": ["deals", "forbidden"]})

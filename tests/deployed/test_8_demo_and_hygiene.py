@@ -34,6 +34,6 @@ def test_demo_is_as_expected_and_leaves_no_secret_behind(
     assert lines(STATUS) == view[: len(lines(STATUS))], "run `make pictures`"
 
 
-def test_search_would_find_a_leak(tmp_path: Path):
+def test_search_finds_a_planted_secret(tmp_path: Path):
     (tmp_path / "leak").write_text('{"secret": "p+ss w&rd=%/\\u20ac"}')
     assert leaks(files(tmp_path), ["p+ss w&rd=%/€"]) == {str(tmp_path / "leak")}

@@ -18,16 +18,16 @@ SECONDS = (15, 90)
 
 
 @pytest.mark.timeout(600)
-def test_short_soak_breaks_no_promise_and_its_record_holds_no_token(tmp_path: Path):
+def test_short_soak_breaks_no_promise_and_its_record_contains_no_token(tmp_path: Path):
     path = tmp_path / "record.jsonl"
     for seconds in SECONDS:
-        told: list[str] = []
+        progress: list[str] = []
         with path.open("w") as file:
             record = Record(file)
-            soak(record, seed=1, seconds=seconds, tell=told.append, stop=Stop())
+            soak(record, seed=1, seconds=seconds, tell=progress.append, stop=Stop())
         report = check(record.entries)
         assert not report.violations, report.text()
-        assert len(told) > report.faults.total() > 0
+        assert len(progress) > report.faults.total() > 0
         kept = path.read_text()
         assert kept.count("\n") == len(record.entries)
         assert "eyJ" not in kept  # how every JWT begins

@@ -13,7 +13,7 @@ from local.broker_stack import ROOT, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
-HOLD = """
+RUN_UNTIL_ENDED = """
 import time
 from local.embedded_aws import EmbeddedAws
 with EmbeddedAws() as aws:
@@ -46,7 +46,7 @@ def _start(*command: str, tmp: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_embedded_aws_ends_with_the_process_that_started_it(tmp_path: Path, how: signal.Signals):
-    with _start("-c", HOLD, tmp=tmp_path) as process:
+    with _start("-c", RUN_UNTIL_ENDED, tmp=tmp_path) as process:
         folder = process.stdout.readline().strip()
         assert _processes_with(f"HOME={folder}")
         process.send_signal(how)

@@ -46,7 +46,7 @@ class Broker(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/v1"
 
     def renew(self) -> None:
-        answer = self.pool.request_encode_body(
+        response = self.pool.request_encode_body(
             "POST",
             self.enable.token_url,
             encode_multipart=False,
@@ -58,10 +58,10 @@ class Broker(ThreadingHTTPServer):
                 "dealtrack_registration_id": self.client.dealtrack_registration_id,
             },
         ).json()
-        self.expires_at = time.time() + answer["expires_in"]
-        self.token = answer["access_token"]
+        self.expires_at = time.time() + response["expires_in"]
+        self.token = response["access_token"]
 
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Mapping[str, object]]:
+    def respond(self, method: str, path: str, body: bytes) -> tuple[int, Mapping[str, object]]:
         if self.outage:
             return self.outage, {"error": "temporarily_unavailable"}
         match method, path:
@@ -88,11 +88,11 @@ class Handler(BaseHTTPRequestHandler):
     def handle_one_call(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if is_signed(self.command, self.server.url[:-3] + self.path, self.headers, body):
-            status, answer = self.server.answer(self.command, self.path.partition("?")[0], body)
+            status, response = self.server.respond(self.command, self.path.partition("?")[0], body)
         else:
-            status, answer = 403, {"message": "Forbidden"}
+            status, response = 403, {"message": "Forbidden"}
         self.server.calls.append((self.command, status))
-        content = json.dumps(answer).encode()
+        content = json.dumps(response).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -146,16 +146,16 @@ def in_a_while(seconds: float, do: Callable[[], None]) -> None:
     threading.Timer(seconds, do).start()
 
 
-def test_token_is_got_with_a_valid_signature_and_good_at_enable(broker: Broker, enable: FakeEnable):
+def test_signed_request_gets_a_token_that_enable_accepts(broker: Broker, enable: FakeEnable):
     token = source_of(broker).token()
     assert token.access_token == broker.token
     assert token.expires_at.timestamp() == pytest.approx(broker.expires_at)
-    answer = requests.get(
+    response = requests.get(
         f"{enable.url}/v1/deals",
         headers={"Authorization": f"Bearer {token.access_token}"},
         timeout=10,
     )
-    assert answer.status_code == 200
+    assert response.status_code == 200
 
 
 def test_wrong_key_is_not_allowed(broker: Broker):
@@ -163,7 +163,7 @@ def test_wrong_key_is_not_allowed(broker: Broker):
         source_of(broker, Session(Credentials("AKIDEXAMPLE", "another"))).get()
 
 
-def test_503_and_then_200_is_a_token(broker: Broker):
+def test_client_retries_a_503(broker: Broker):
     broker.outage = 503
     in_a_while(1, lambda: setattr(broker, "outage", None))
     assert source_of(broker).get() == broker.token
@@ -171,7 +171,7 @@ def test_503_and_then_200_is_a_token(broker: Broker):
     assert broker.calls[-1] == ("GET", 200)
 
 
-def test_broker_that_does_not_listen_is_no_token_in_time(broker: Broker):
+def test_unreachable_broker_raises_no_token_in_time(broker: Broker):
     source = source_of(broker, retry_budget=timedelta(seconds=1))
     broker.shutdown()
     broker.server_close()
@@ -183,8 +183,8 @@ def test_broker_that_does_not_listen_is_no_token_in_time(broker: Broker):
 
 
 def test_broker_that_hangs_is_given_up_within_the_budget(broker: Broker):
-    answer = broker.answer
-    broker.answer = lambda *request: (time.sleep(60), answer(*request))[1]
+    respond = broker.respond
+    broker.respond = lambda *request: (time.sleep(60), respond(*request))[1]
     began = time.monotonic()
     with pytest.raises(NoTokenInTime, match="Timeout"):
         source_of(broker, retry_budget=timedelta(seconds=1)).get()
@@ -245,14 +245,14 @@ def by_requests(source: TokenSource, url: str) -> list[int]:
     with requests.Session() as session:
         session.auth = BrokerAuth(source, url.removesuffix("/v1/deals"))
         response = session.get(url, timeout=10)
-    return [answer.status_code for answer in (*response.history, response)]
+    return [r.status_code for r in (*response.history, response)]
 
 
 def by_httpx(source: TokenSource, url: str) -> list[int]:
     httpx, auth = httpx_and_auth(source, url)
     with httpx.Client(auth=auth) as client:
         response = client.get(url)
-    return [answer.status_code for answer in (*response.history, response)]
+    return [r.status_code for r in (*response.history, response)]
 
 
 def by_async_httpx(source: TokenSource, url: str) -> list[int]:
@@ -260,7 +260,7 @@ def by_async_httpx(source: TokenSource, url: str) -> list[int]:
         httpx, auth = httpx_and_auth(source, url)
         async with httpx.AsyncClient(auth=auth) as client:
             response = await client.get(url)
-        return [answer.status_code for answer in (*response.history, response)]
+        return [r.status_code for r in (*response.history, response)]
 
     return asyncio.run(ask())
 

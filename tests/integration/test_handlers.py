@@ -73,7 +73,7 @@ def test_rejected_secret_leaves_the_stored_token_and_names_the_cause(
         ),
     ],
 )
-def test_unusable_secret_is_named_before_anything_is_asked(
+def test_unusable_secret_is_named_before_any_request(
     account: Account, enable: FakeEnable, text: str, cause: str
 ):
     account.set_secret(text)
@@ -85,9 +85,9 @@ def test_unusable_secret_is_named_before_anything_is_asked(
 @pytest.mark.parametrize("name", ["get_token_by_role", "get_token_by_user"])
 def test_renewed_token_is_vended(account: Account, enable: FakeEnable, name: str):
     refresh({}, CONTEXT)
-    answer = vend(event(name), CONTEXT)
-    assert answer["statusCode"] == 200
-    assert json.loads(answer["body"])["access_token"] in enable.issued_tokens()
+    response = vend(event(name), CONTEXT)
+    assert response["statusCode"] == 200
+    assert json.loads(response["body"])["access_token"] in enable.issued_tokens()
 
 
 def test_cached_live_token_is_vended_while_the_store_is_unreachable(
@@ -95,14 +95,14 @@ def test_cached_live_token_is_vended_while_the_store_is_unreachable(
 ):
     refresh({}, CONTEXT)
     first = vend(event("get_token_by_role"), CONTEXT)
-    account.store("deals", "overwritten by another hand")
+    account.store("deals", "overwritten outside the broker")
     second = vend(event("get_token_by_role"), CONTEXT)
-    token = [json.loads(answer["body"])["access_token"] for answer in (first, second)]
+    token = [json.loads(response["body"])["access_token"] for response in (first, second)]
     assert token[0] == token[1]
 
 
-def test_corrupt_parameter_is_no_token_and_is_healed(account: Account):
-    account.store("deals", "written by another hand")
+def test_corrupt_parameter_is_no_token_and_is_renewed(account: Account):
+    account.store("deals", "written outside the broker")
     assert vend(event("get_token_by_user"), CONTEXT)["statusCode"] == 503
     assert states(refresh({}, CONTEXT))["deals"] == "renewed"
 

@@ -5,7 +5,7 @@ Enable, and every point at which a disturbance can happen, an operator's include
 
 - Interleavings that come to the same state (all versions of all parameters, the results of each
   run's calls, the time, the disturbances left) continue in the same way, so the continuation is
-  executed once. It is counted, and its properties hold, for all of them.
+  executed once. It is counted, and its properties are checked, for all of them.
 - A run that waits for another one polls each second. Its pause ends when the other one has written
   something, or when no other run is left: a poll in between returns what the one before returned.
 - The calls of one run have one order: its requests for several grants follow one another.
@@ -138,8 +138,8 @@ class Explorer:
     """Explores scenarios; what a run does after the same results is executed once for all.
 
     Args:
-        always: what must hold in each state.
-        at_end: what must hold when all runs have ended.
+        always: the properties of each state.
+        at_end: the properties of the state after all runs have ended.
     """
 
     def __init__(self, always: Check, at_end: Check) -> None:
@@ -170,7 +170,7 @@ class Explorer:
         return explored
 
     def walk(self, scenario: Scenario, seed: int) -> list[str]:
-        """Run one random interleaving; what did not hold in it."""
+        """Run one random interleaving; return the properties that it breaks."""
         chance = random.Random(seed)  # noqa: S311 - reproducible on purpose
         state, trail, faults = self.start(scenario), list[Choice](), list[str]()
         while choices := self.choices(scenario, state):
@@ -268,7 +268,7 @@ def _called(state: State, choice: Choice) -> State:
 
 
 def _written(state: State, parameters: Parameters) -> State:
-    """Whoever waits looks again."""
+    """Those who wait check again."""
     waiting = {number for number, run in enumerate(state.runs) if _is_pausing(run)}
     return state._replace(parameters=parameters, woken=state.woken | waiting)
 

@@ -1,4 +1,4 @@
-"""What must hold while refresh runs and an operator interleave, and when all of them have ended."""
+"""The properties while refresh runs and an operator interleave, and when all of them have ended."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -20,7 +20,7 @@ REPLACES_ANY: Final = {Trigger.FORCED, Trigger.REJECTED}
 
 
 def in_each_state(scenario: Scenario, state: State) -> list[str]:
-    """Whoever reads a blocked grant reads the block, at every moment."""
+    """At every moment, a reader of a blocked grant reads the block."""
     return [
         f"{name} is vended although it is blocked"
         for name in _blocked(scenario, state)
@@ -148,7 +148,7 @@ def _is_block_read(parameters: Parameters, name: str) -> bool:
 
 
 def _stored(parameters: Parameters, name: str) -> Stored:
-    """What the parameter itself holds."""
+    """The parameter's own value."""
     found = parameters.get(f"{PREFIX}/{name}")
     return None if found == NOT_FOUND else stored_state(found[0], int(found[1]))
 

@@ -32,7 +32,7 @@ def _runs_begin_anew() -> Iterator[None]:
     begin.cache_clear()
 
 
-def test_every_interleaving_of_two_runs_ends_well(
+def test_every_interleaving_of_two_runs_keeps_the_properties(
     record_property: Callable[[str, object], None],
 ) -> None:
     scenarios = [
@@ -50,7 +50,7 @@ def test_every_interleaving_of_two_runs_ends_well(
 
 
 def broken_lease() -> AbstractContextManager[object]:
-    """Whoever asks for the lease has it."""
+    """Every run that requests the lease gets it."""
     return patch.object(ConnectionStateStore, "acquire", lambda *_arguments: True)
 
 
@@ -106,7 +106,7 @@ def test_missing_safeguard_is_found(
     assert any(fault in each for each in found), found[:3]
 
 
-def test_walk_by_chance_finds_it_too_and_the_same_one_again() -> None:
+def test_seeded_walk_finds_it_and_is_reproducible() -> None:
     scenario = Scenario(triggers=(Trigger.SCHEDULE,) * 3)
     with broken_lease():
         first = [EXPLORER.walk(scenario, seed) for seed in range(5)]

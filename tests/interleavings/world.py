@@ -282,7 +282,7 @@ class _RunsSecrets:
 
 
 class Parameters(NamedTuple):
-    """What Parameter Store holds, each parameter with all its versions.
+    """The contents of Parameter Store, each parameter with all its versions.
 
     Attributes:
         versions: of each parameter, oldest first.

@@ -67,7 +67,7 @@ class World:
 
     # AWS, as botocore's before-send hook sees it.
 
-    def answer_aws(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
+    def respond_as_aws(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
         operation = request.headers["X-Amz-Target"].decode().split(".")[-1]
         asked = json.loads(request.body)
         name = asked.get("Name", asked.get("SecretId"))
@@ -78,10 +78,10 @@ class World:
             return _aws(request, 500, {"__type": "InternalServerError", "message": ""})
         if kind == "timeout":
             raise ReadTimeoutError(endpoint_url=request.url)
-        answer = self._aws(operation, asked, request)
+        response = self._aws(operation, asked, request)
         if kind == "lost":  # done, but nobody hears of it
             raise ReadTimeoutError(endpoint_url=request.url)
-        return answer
+        return response
 
     def _aws(
         self, operation: str, asked: dict[str, str], request: AWSPreparedRequest
@@ -152,7 +152,7 @@ def _client(world: World, service: str, config: Config):
         aws_secret_access_key="any",
         config=config,
     )
-    client.meta.events.register("before-send", world.answer_aws)
+    client.meta.events.register("before-send", world.respond_as_aws)
     return client
 
 

@@ -158,7 +158,7 @@ def test_head_start_is_two_seconds_and_not_the_run() -> None:
     assert set(world.requests_of(["g01", "g02", "g03"])) == {NOW + seconds(2)}
 
 
-def test_probe_that_is_answered_leaves_the_others_no_wait() -> None:
+def test_probe_with_a_response_leaves_the_others_no_wait() -> None:
     world = World(4)
     world.broker.store.tokens.clear()
     world.time.run(world.run)

@@ -99,12 +99,12 @@ def gets_in(policy: dict, caller: Caller, owner: str = OWNER) -> bool:
     another account both must allow ("How API Gateway resource policies affect authorization
     workflow", tables A and B).
     """
-    said = effects(policy, caller)
-    if caller.account is None or "Deny" in said:
+    verdicts = effects(policy, caller)
+    if caller.account is None or "Deny" in verdicts:
         return False
     if caller.account == owner:
-        return caller.has_policy or "Allow" in said
-    return caller.has_policy and "Allow" in said
+        return caller.has_policy or "Allow" in verdicts
+    return caller.has_policy and "Allow" in verdicts
 
 
 def _applies(statement: dict, caller: Caller) -> bool:

@@ -26,7 +26,7 @@ def test_alarms_are_quiet_while_nothing_is_wrong(stream: str):
 
 
 @pytest.mark.parametrize("name", alarms())
-def test_description_says_when_the_alarm_fires_and_clears(name: str):
+def test_description_states_when_the_alarm_fires_and_clears(name: str):
     found = times(name, "lasting failure") or times(name, "schedule disabled")
     assert f"; {found}. " in descriptions()[name]
 

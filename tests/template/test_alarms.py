@@ -102,7 +102,7 @@ def test_each_metric_is_emitted_by_one_service():
 
 
 @pytest.mark.parametrize("alarm", alarms())
-def test_alarm_looks_at_a_metric_that_somebody_emits(alarm: str):
+def test_alarm_uses_a_metric_that_a_function_emits(alarm: str):
     properties = alarms()[alarm]
     (dimension,) = properties["Dimensions"]
     if properties["Namespace"] == {"Fn::Sub": NAMESPACE}:
@@ -187,7 +187,7 @@ def test_alarms_treat_missing_data_as_decided():
 
 
 @pytest.mark.parametrize("alarm", alarms())
-def test_alarm_tells_the_topic_when_it_starts_and_when_it_ends(alarm: str):
+def test_alarm_notifies_the_topic_when_it_starts_and_when_it_ends(alarm: str):
     topic = [{"Ref": "AlarmTopic"}]
     assert alarms()[alarm]["AlarmActions"] == alarms()[alarm]["OKActions"] == topic
     assert "InsufficientDataActions" not in alarms()[alarm]

@@ -234,7 +234,7 @@ def test_what_every_handler_declares_is_allowed_or_is_not_needed():
     assert refused == set()
 
 
-def test_what_is_said_not_to_be_needed_is_denied():
+def test_what_is_listed_as_not_needed_is_denied():
     allowed = {
         f"{kind} {call.action}"
         for kind, _, call in declared()

@@ -22,7 +22,7 @@ HOW = re.compile(r"<!-- (runs|by hand: |needs a real account)[^\n]* -->\n\Z")
 
 @cache
 def pages() -> tuple[str, ...]:
-    """What the repository holds, or is about to."""
+    """The tracked Markdown files and those about to be added."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     names = listed.stdout.split() or [
@@ -85,7 +85,7 @@ def test_relative_links_and_anchors_resolve(page: str):
     assert not broken
 
 
-def test_link_to_nowhere_would_be_noticed():
+def test_dead_link_is_found():
     assert LINK.findall("see [a](b.md#c) and ![d](e.png)") == ["b.md#c"]
     assert "the-allow-list" in anchors("docs/callers.md")
     assert "the-three-locks" not in anchors("docs/callers.md")
@@ -176,9 +176,9 @@ def test_every_example_says_how_it_was_tried(page: str):
     assert silent == []
 
 
-def test_examples_that_are_said_to_run_are_on_pages_that_are_run():
-    said = {page for page in pages() if re.search(r"^ *<!-- runs", text(page), re.MULTILINE)}
-    assert said == RUN
+def test_examples_marked_as_run_are_on_pages_that_are_run():
+    marked = {page for page in pages() if re.search(r"^ *<!-- runs", text(page), re.MULTILINE)}
+    assert marked == RUN
 
 
 @pytest.mark.parametrize("page", pages())

@@ -26,8 +26,8 @@ IN_ONE_REGION = {
     "AWS::Scheduler::Schedule",
     "AWS::SecretsManager::Secret",
 }
-"""Types whose ARN holds a Region (Service Authorization Reference). Every other type counts as one
-whose names are the account's, such as a dashboard, a role or a bucket."""
+"""Types whose ARN contains a Region (Service Authorization Reference). The names of every other
+type count as the account's, such as those of a dashboard, a role or a bucket."""
 
 SHARED = "SharedLayer"
 """The one exception. SAM names a layer after its logical id. Publishing under a name that exists is
@@ -76,12 +76,12 @@ def collisions(template: str) -> set[str]:
     }
 
 
-def test_every_physical_name_holds_the_stacks_and_an_account_wide_one_the_region():
+def test_every_physical_name_contains_the_stacks_and_an_account_wide_one_the_region():
     (shared,) = collisions(TEMPLATE)
     assert physical_names(TEMPLATE)[shared] == ("AWS::Lambda::LayerVersion", SHARED)
 
 
-def test_names_of_all_kinds_are_looked_at():
+def test_names_of_all_kinds_are_checked():
     kinds = {kind for kind, _ in physical_names(TEMPLATE).values()}
     assert kinds == {
         "AWS::CloudWatch::Alarm",
@@ -113,6 +113,6 @@ def test_names_of_all_kinds_are_looked_at():
         ),
     ],
 )
-def test_name_that_another_stack_may_have_is_noticed(good: str, bad: str, collides: str):
+def test_name_that_another_stack_may_have_is_found(good: str, bad: str, collides: str):
     assert TEMPLATE.count(good) == 1
     assert collides in collisions(TEMPLATE.replace(good, bad))

@@ -98,14 +98,14 @@ def is_meant_to_get_in(caller: Caller, parameters: dict[str, str]) -> bool:
 
 
 @each_combination
-def test_exactly_those_get_in_who_are_meant_to(parameters: dict[str, str]):
+def test_only_intended_callers_are_allowed(parameters: dict[str, str]):
     given = policy(**parameters)
     for caller in CALLERS:
         assert gets_in(given, caller) is is_meant_to_get_in(caller, parameters), caller
 
 
 @each_combination
-def test_nobody_gets_in_by_the_resource_policy_alone(parameters: dict[str, str]):
+def test_resource_policy_alone_allows_nobody(parameters: dict[str, str]):
     given = policy(**parameters)
     assert not [c for c in CALLERS if not c.has_policy and gets_in(given, c)]
     assert not [c for c in CALLERS if c.account == OWNER and "Allow" in effects(given, c)]
@@ -127,7 +127,7 @@ def test_request_without_a_signature_is_denied(parameters: dict[str, str]):
 
 
 @pytest.mark.parametrize("parameters", OPEN_TO_OTHERS, ids=str)
-def test_an_allow_without_its_condition_would_be_noticed(parameters: dict[str, str]):
+def test_allow_without_its_condition_is_found(parameters: dict[str, str]):
     given = policy(**parameters)
     for statement in given["Statement"]:
         if statement["Effect"] == "Allow":
@@ -137,7 +137,7 @@ def test_an_allow_without_its_condition_would_be_noticed(parameters: dict[str, s
     assert gets_in(given, caller)
 
 
-def test_by_default_there_is_nothing_but_a_deny_of_everybody_else():
+def test_default_policy_only_denies_everybody_else():
     assert policy()["Statement"] == [
         {
             "Sid": "NobodyElse",
@@ -183,7 +183,7 @@ ROUNDS = [
 
 
 @pytest.mark.parametrize("steps", ROUNDS, ids=str)
-def test_each_update_changes_the_policy_and_deploys_the_stage_anew(steps: list[dict[str, str]]):
+def test_each_update_changes_the_policy_and_redeploys_the_stage(steps: list[dict[str, str]]):
     for before, after in pairwise(steps):
         old, new = resources(**before), resources(**after)
         assert policy(**before) != policy(**after)
@@ -220,7 +220,7 @@ def test_throttling_is_of_every_method_alike():
     ]
 
 
-def test_access_log_is_json_of_nothing_that_a_caller_is_free_to_write():
+def test_access_log_is_json_without_caller_controlled_text():
     group = template()["Resources"]["TokenApiLogGroup"]
     assert group["Condition"] == "HasAccessLogs"
     assert group["Properties"]["RetentionInDays"] == 30
@@ -312,7 +312,7 @@ def test_role_of_another_account_needs_both_policies(
     ],
     ids=["callers absent", "match", "no match"],
 )
-def test_role_of_another_account_meets_the_second_lock(
+def test_role_of_another_account_is_checked_against_callers(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     callers: tuple[str, ...] | None,
@@ -330,8 +330,8 @@ def test_role_of_another_account_meets_the_second_lock(
     monkeypatch.setattr(app, "_wiring", lambda: app.Wiring(vendor, starter))
     monkeypatch.setattr(app, "datetime", FrozenDatetime)
     with output_of(app.logger, capsys) as output:
-        answer = app.lambda_handler(BY_OTHER_ACCOUNT, FakeContext())
+        response = app.lambda_handler(BY_OTHER_ACCOUNT, FakeContext())
         [line] = output.lines()
-    assert answer["statusCode"] == status
+    assert response["statusCode"] == status
     assert line["message"] == ("token vended" if status == 200 else "token refused")
     assert line["caller"] == f"arn:aws:sts::{LISTED}:assumed-role/crm-sync/run-42"

@@ -96,7 +96,7 @@ def test_no_statement_allows_a_wildcard_action_or_every_resource():
             assert not [action for action in actions(statement) if "*" in action]
 
 
-def test_roles_hold_nothing_but_their_inline_policy():
+def test_roles_have_only_their_inline_policy():
     for role in ROLES:
         properties = template()["Resources"][role]["Properties"]
         assert "ManagedPolicyArns" not in properties
@@ -166,7 +166,7 @@ def test_secret_and_tokens_use_the_one_key():
     assert refresher["Environment"]["Variables"]["TOKEN_KEY_ARN"] == secret["KmsKeyId"]
 
 
-def test_placeholder_of_the_secret_is_the_one_the_refresher_knows():
+def test_placeholder_of_the_secret_is_the_one_the_refresher_rejects():
     fields = json.loads(template()["Resources"]["ClientSecret"]["Properties"]["SecretString"])
     assert set(fields) == {"client_id", "client_secret", "dealtrack_registration_id"}
     assert set(fields.values()) == {PLACEHOLDER}
@@ -262,7 +262,7 @@ def test_token_url_is_https_or_loopback(url: str, is_accepted: bool):  # noqa: F
     assert bool(re.fullmatch(pattern, url)) is is_accepted
 
 
-def test_no_output_holds_a_secret():
+def test_no_output_contains_a_secret():
     assert not [key for key in template()["Outputs"] if "Token" in key and "Arn" in key]
     for output in template()["Outputs"].values():
         assert "SecretString" not in json.dumps(output)

@@ -72,7 +72,7 @@ def role_policy(role: str) -> dict:
         ("TokenVendorRole", vendor_questions),
     ],
 )
-def test_every_question_about_a_role_is_decided_by_the_template_as_expected(
+def test_template_gives_the_expected_decision_for_every_call_of_a_role(
     deployment: Deployment, role: str, questions: Callable[[Deployment], Iterable[Question]]
 ):
     policy = role_policy(role)
@@ -153,7 +153,7 @@ def test_routes_runtime_stage_and_retention_are_the_templates():
     assert {group["RetentionInDays"] for group in kept} == {functions.RETENTION_DAYS}
 
 
-def test_every_alarm_of_the_template_looks_at_what_is_counted(deployment: Deployment):
+def test_every_alarm_of_the_template_uses_a_metric_that_is_emitted(deployment: Deployment):
     made = {n: r for n, r in template()["Resources"].items() if r["Type"].endswith("::Alarm")}
     assert len(made) == 9
     names = Resolver(template(), {})

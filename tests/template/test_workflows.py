@@ -1,4 +1,4 @@
-"""The workflows for forks trust nothing that can change under them, and hold no right or secret."""
+"""The workflows for forks trust only what cannot change, and have no permission or secret."""
 
 import re
 from pathlib import Path
