@@ -1221,6 +1221,7 @@ AWS_FAULTS: Final[tuple[AwsFault, ...]] = (
 
 # ── The page ─────────────────────────────────────────────────────────────────────────────────
 
+_NOTHING_FAILED: Final = "nothing failed"
 _INTRODUCTION: Final = """\
 # Faults, and what comes of them
 
@@ -1238,16 +1239,16 @@ In every row there is one grant. Its token is due and lives 5 minutes more.
 
 | column | meaning |
 | --- | --- |
+| where | the token endpoint's kind of response, or the call of AWS that fails |
 | requested again? | whether the same run sends the request again, after a short, growing wait |
 | logged reason | the `reason` in log line and summary; see [operate.md](operate.md#alarms) |
-| the stored token | `untouched`, to the letter, or `replaced` by the new one |
-| callers get | what `GET /tokens/{grant}` hands out |
 | it recovers | when a failure is over, without a human unless it says so |
 
-**The old token** serves until it expires. Then, or if none was stored, callers get `503` with
-`Retry-After`. **Next run**: within a minute, with the default schedule. **Backs off**: requested
-again after about 1, 2, 4, 8, then every 15 minutes, and at once when the secret or `grants.toml`
-changes or a run is forced. *One grant* or *all*: whether this grant alone waits, or its connection.
+The rows are sorted by what comes of the fault. **The stored token** is untouched, to the letter,
+or replaced by the new one. **Callers get** what `GET /tokens/{grant}` hands out: the old token
+serves until it expires. Then, or if none was stored, callers get `503` with `Retry-After`. **Next
+run**: within a minute, with the default schedule. **Backs off**: no attempt until the
+[backoff](architecture.md#the-backoff) ends. *All*: all grants of the connection wait.
 
 ## Differences between token responses
 
@@ -1255,18 +1256,58 @@ A difference that has no meaning in JSON or in RFC 6749 changes nothing; one tha
 meaning in doubt is refused.
 
 """
-_HEADINGS: Final = {
-    On.SECRET: "AWS: the client secret is read (`GetSecretValue`)",
-    On.TOKEN_READ: "AWS: the stored token is read (`GetParameter`)",
-    On.TOKEN_WRITE: "AWS: the new token is stored (`PutParameter`)",
-    On.STATE_READ: "AWS: the connection's state is read (`GetParameter` of `connections/`)",
-    On.STATE_WRITE: "AWS: the connection's state is stored (`PutParameter` of `connections/`)",
+_PLACES: Final = {
+    On.SECRET: "AWS, the secret is read",
+    On.TOKEN_READ: "AWS, the stored token is read",
+    On.TOKEN_WRITE: "AWS, the new token is stored",
+    On.STATE_READ: "AWS, the connection's state is read",
+    On.STATE_WRITE: "AWS, the connection's state is stored",
 }
-_NOTES: Final = {
-    On.TOKEN_READ: "The vendor reads with a role of its own. Where the fault meets it too, it "
-    "vends the token that it remembers, and returns `503` with `Retry-After` if it remembers none.",
-    On.TOKEN_WRITE: "The token that could not be stored is lost; a later run asks for another.",
-}
+_NOTES: Final = (
+    "The vend function reads with a role of its own. Where a fault meets it too, it vends the "
+    "token that it remembers, and returns `503` with `Retry-After` if it remembers none. A token "
+    "that cannot be stored is lost; a later run requests another."
+)
+
+
+class Outcome(Enum):
+    """What comes of a fault: the page's headings, and what is then true of each row."""
+
+    NOTHING = "Nothing fails", "The new token is stored, and callers get it."
+    RETRIED = (
+        "The run tries again, or the next one does",
+        "The stored token is untouched, and callers get it. Nobody needs to act.",
+    )
+    GRANT = (
+        "The grant backs off",
+        "The stored token is untouched, and callers get it. The other grants are renewed.",
+    )
+    CONNECTION = (
+        "The whole connection backs off",
+        "The stored tokens are untouched, and callers get them. One request serves all grants.",
+    )
+    REQUESTED = (
+        "The connection waits as long as Enable requests",
+        "The stored tokens are untouched, and callers get them.",
+    )
+    FIXED = (
+        "A person fixes it",
+        "The stored token is untouched, and callers get it. The first run after that recovers.",
+    )
+    REPLACED = "A fault is reported, and the new token is stored", "Callers get the new token."
+
+
+def _outcome(recovers: str, *, is_replaced: bool) -> Outcome:
+    """Where a row belongs on the page."""
+    if is_replaced:
+        return Outcome.NOTHING if recovers == _NOTHING_FAILED else Outcome.REPLACED
+    kinds = {
+        "backs off, one grant": Outcome.GRANT,
+        "backs off, all": Outcome.CONNECTION,
+        "after the requested": Outcome.REQUESTED,
+        "with the next run after": Outcome.FIXED,
+    }
+    return next((kinds[text] for text in kinds if recovers.startswith(text)), Outcome.RETRIED)
 
 
 VEND_FAULTS: Final = (
@@ -1322,11 +1363,11 @@ def _differences() -> str:
 
 def _upstream_cells(row: UpstreamFault) -> Sequence[str]:
     return (
+        row.group,
         row.what,
         _requested_again(row),
         f"`{row.reason}`" if row.reason else "none",
-        *_what_is_left(is_replaced=row.is_replaced),
-        _heals(row),
+        _recovers(row),
     )
 
 
@@ -1341,11 +1382,11 @@ def _requested_again(row: UpstreamFault) -> str:
     return "no"
 
 
-def _heals(row: UpstreamFault) -> str:
+def _recovers(row: UpstreamFault) -> str:
     if row.state is State.UNCHANGED:
         return "next run"
     if row.state is not State.FAILED:
-        return "nothing failed"
+        return _NOTHING_FAILED
     if row.hold is Hold.ASKED:
         return f"after the requested {_length(row.held_seconds)}, all"
     if row.hold is Hold.NONE:
@@ -1364,27 +1405,16 @@ def _aws_cells(row: AwsFault) -> Sequence[str]:
     retries = row.calls if is_over else row.calls - 1
     is_ignored = row.on in {On.STATE_READ, On.STATE_WRITE} and "times" not in row.fault
     return (
+        _PLACES[row.on],
         row.what,
         "no" if is_ignored or not retries else "once" if retries == 1 else f"{retries} times",
         f"`{row.reason}`" if row.reason else "none",
-        *_what_is_left(is_replaced=row.is_replaced),
-        row.recovers if row.reason else "nothing failed",
+        row.recovers if row.reason else _NOTHING_FAILED,
     )
 
 
-def _what_is_left(*, is_replaced: bool) -> tuple[str, str]:
-    return ("replaced", "the new token") if is_replaced else ("untouched", "the old token")
-
-
-def _table(again: str, rows: Iterable[Sequence[str]]) -> str:
-    headings = (
-        "what happens",
-        again,
-        "logged reason",
-        "the stored token",
-        "callers get",
-        "it recovers",
-    )
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    headings = ("where", "what happens", "requested again?", "logged reason", "it recovers")
     lines = [headings, ["---"] * len(headings), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
@@ -1401,14 +1431,17 @@ def _vend_table() -> str:
 def page() -> str:
     """The text of docs/faults.md."""
     parts = [_INTRODUCTION + _differences()]
-    for group in dict.fromkeys(row.group for row in UPSTREAM_FAULTS):
-        rows = (_upstream_cells(row) for row in UPSTREAM_FAULTS if row.group == group)
-        parts.append(f"## {group}\n\n{_table('requested again?', rows)}")
-    for on, heading in _HEADINGS.items():
-        rows = (_aws_cells(row) for row in AWS_FAULTS if row.on is on)
-        note = f"{_NOTES[on]}\n\n" if on in _NOTES else ""
-        parts.append(f"## {heading}\n\n{note}{_table('AWS requested again?', rows)}")
-    parts.append(f"## The vend function\n\n{_vend_table()}")
+    rows = [(row, _upstream_cells(row)) for row in UPSTREAM_FAULTS]
+    rows += [(row, _aws_cells(row)) for row in AWS_FAULTS]
+    for outcome in Outcome:
+        of_outcome = [
+            cells
+            for row, cells in rows
+            if _outcome(cells[-1], is_replaced=row.is_replaced) is outcome
+        ]
+        heading, meaning = outcome.value
+        parts.append(f"## {heading}: {len(of_outcome)} faults\n\n{meaning}\n\n{_table(of_outcome)}")
+    parts.append(f"## The vend function\n\n{_NOTES}\n\n{_vend_table()}")
     return "\n".join(parts)
 
 

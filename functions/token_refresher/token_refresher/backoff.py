@@ -53,7 +53,7 @@ def after_refusal(
     key: str,
     expires_at: datetime | None,
 ) -> Backoff:
-    """The backoff after a refusal: about 1, 2, 4, 8 and then 15 minutes.
+    """The backoff after a refusal: twice the one before, up to the longest.
 
     Args:
         previous: the one before; only one of the same key counts.
