@@ -87,6 +87,10 @@ format: .venv/.installed ## Format and fix what ruff can fix
 openapi: .venv/.installed ## Write the contract, docs/openapi.json, from the code that keeps it
 	@$(PYTHON) -m tools.openapi
 
+.PHONY: grants-schema
+grants-schema: .venv/.installed ## Write docs/grants.schema.json, by which editors check grants.toml
+	@$(PYTHON) -m tools.grants_schema
+
 .PHONY: pictures
 pictures: .venv/.installed ## Draw docs/images from what the demo and broker status print
 	@$(PYTHON) -m tools.pictures
