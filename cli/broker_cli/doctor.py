@@ -9,15 +9,17 @@ from typing import Final, Literal
 import typer
 from botocore.exceptions import ClientError
 
-from broker_cli import trial
+from broker_cli import logs, trial
 from broker_cli.aws import CONFIG, Stack, read_all
 from broker_cli.console import ago, say, say_json, span, working
 from broker_cli.failures import ExitCode, Failure, failure_of
+from broker_cli.logs import LogLine
 from broker_cli.options import Grants, Json, StackName, read_grants
 from broker_cli.render import GrantRow
 from broker_cli.status import look
 from token_broker.errors import ConfigurationError
 from token_broker.grants import GrantsFile
+from token_refresher.app import NOT_STARTED
 from token_refresher.credentials import ClientCredentials, SecretVersion
 from token_refresher.enable.http_client import HttpClient, NoResponse
 
@@ -26,6 +28,7 @@ MAX_SKEW: Final = timedelta(seconds=60)
 
 _ENDPOINT_TIMEOUT: Final = timedelta(seconds=5)
 _PAGE: Final = "docs/operate.md"
+_START_FAULTS: Final = f'{{ $.message = "{NOT_STARTED}" }}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,9 @@ def _walk(stack: Stack, file: GrantsFile) -> Iterator[Check]:
 
     def look_at_runs() -> Check:
         rows.extend(look(stack))
-        return runs_check(rows, stack.interval, datetime.now(UTC))
+        now = datetime.now(UTC)
+        faults = logs.read(stack, "token-refresher", _START_FAULTS, since=now - timedelta(days=1))
+        return start_check(rows, list(faults)) or runs_check(rows, stack.interval, now)
 
     yield _guarded("refresher", look_at_runs)
     told: set[str] = set()
@@ -179,6 +184,19 @@ def credentials_check(connection: str, tried: trial.Trial) -> Check:
         fix = f"broker secret set --connection {connection} (or ask Enable, if it is down)"
         return Check(name, "wrong", tried.answer, fix)
     return Check(name, "good", f"Enable gave a token for {tried.grant}")
+
+
+def start_check(rows: list[GrantRow], faults: list[LogLine]) -> Check | None:
+    """Whether a setting or the grants keep the refresher from starting; None if it started since.
+
+    Args:
+        rows: each grant's, whose log line shows that a run started.
+        faults: the lines of runs that did not start, oldest first.
+    """
+    if not faults or any(row.seen_at and row.seen_at >= faults[-1].at for row in rows):
+        return None
+    found = f"it does not start: {faults[-1].text('cause')}"
+    return Check("refresher", "wrong", found, "do that; the stored tokens stay meanwhile")
 
 
 def runs_check(rows: list[GrantRow], interval: timedelta, now: datetime) -> Check:

@@ -1,46 +1,145 @@
-"""`broker grants check`: what the build would say of a grants file."""
+"""`broker grants`: makes, checks and publishes a grants file, the input of a deployment."""
 
+import io
+import zipfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from broker_cli.console import say, say_json
+from broker_cli.aws import CONFIG, new_session
+from broker_cli.console import say, say_json, working
 from broker_cli.failures import ExitCode, Failure
-from broker_cli.options import Json, examples
+from broker_cli.options import Json, StackName, examples, help_of
 from token_broker.grants import GRANTS_FILE
 from token_refresher.check_grants import faults
+
+PARAMETER: Final = "GrantsLayerArn"
+STARTER: Final = """\
+# Who may have what. One table per grant: the broker keeps one live token for each.
+# `broker grants check` names each fault; `broker grants publish` makes the layer of a deployment.
+
+[grants.deals]
+scope = ["read:deals"]
+# callers = ["arn:aws:iam::111122223333:role/reporting-*"]   # an allow-list behind IAM
+
+# Another Enable instance, whose secret is {StackName}/connections/uat:
+#
+# [connections.uat]
+# token_url = "https://uat.example/oauth2/token"
+#
+# [grants.uat-deals]
+# scope = ["read:deals"]
+# connection = "uat"
+"""
+
+_NEW: Final = Path("grants.toml")
+_ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 app = typer.Typer(help="The grants file.", no_args_is_help=True)
 
 
-@app.callback()
-def _grants() -> None:
-    """Make `check` a command of its own, though it is the only one."""
+def init(
+    file: Annotated[Path, typer.Argument(help="Where to; nothing is overwritten.")] = _NEW,
+) -> None:
+    """Write a grants file to begin with."""
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            new.write(STARTER)
+    except FileExistsError:
+        raise Failure(
+            f"{file} exists", f"edit it, then `broker grants check {file}`", ExitCode.USAGE
+        ) from None
+    except OSError as error:
+        raise Failure(
+            f"{file} cannot be written ({type(error).__name__})",
+            "name a file in a folder that you may write to",
+            ExitCode.USAGE,
+        ) from None
+    say(f"{file} is written\nnext:  edit it, then `broker grants publish {file}`")
 
 
-@app.command(
-    epilog=examples("broker grants check", "broker grants check layers/grants/grants.toml --json")
-)
 def check(
     file: Annotated[Path, typer.Argument(help="By default this checkout's.")] = GRANTS_FILE,
     json: Json = False,
 ) -> None:
     """Check a grants file as the build does; exits with 1 and names each fault if it is faulty."""
+    found = faults(_read(file))
+    if json:
+        say_json({"file": str(file), "faults": found})
+    elif not found:
+        say(f"{file.name} is sound")
+    if found:
+        if not json:
+            _show(file, found)
+        raise typer.Exit(ExitCode.WRONG)
+
+
+def publish(
+    file: Annotated[Path, typer.Argument(help="The grants file.")],
+    stack: StackName,
+    layer: Annotated[
+        str, typer.Option(help="Name of the layer.", show_default="{stack}-grants")
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Check a grants file, publish it as a layer, and print the parameter that deploys it.
+
+    Changes no stack: deploy with the parameter. Publishes nothing and exits with 1 if the file is
+    faulty.
+    """
+    text = _read(file)
+    if found := faults(text):
+        _show(file, found)
+        raise typer.Exit(ExitCode.WRONG)
+    with working("publishing"):
+        published = (
+            new_session()
+            .client("lambda", config=CONFIG)
+            .publish_layer_version(
+                LayerName=layer or f"{stack}-grants",
+                Description=f"grants.toml of {stack}",
+                Content={"ZipFile": archive(text)},
+                CompatibleRuntimes=["python3.13"],
+            )
+        )
+    arn = published["LayerVersionArn"]
+    if json:
+        say_json({"parameter": PARAMETER, "value": arn})
+    else:
+        say(f"{PARAMETER}={arn}")
+        say(f"next:  sam deploy --parameter-overrides {PARAMETER}={arn}", stderr=True)
+
+
+def archive(text: str) -> bytes:
+    """A layer's zip, with the file where the functions look for it; the same for the same text."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as layer:
+        entry = zipfile.ZipInfo("python/grants.toml", _ZIP_EPOCH)
+        entry.external_attr = 0o100644 << 16
+        layer.writestr(entry, text)
+    return content.getvalue()
+
+
+def _read(file: Path) -> str:
     try:
-        found = faults(file.read_text(encoding="utf-8"))
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Failure(
             f"{file} cannot be read ({type(error).__name__})",
-            "name a grants file, such as layers/grants/grants.toml",
+            "name a grants file; `broker grants init` writes one",
             ExitCode.USAGE,
         ) from None
-    if json:
-        say_json({"file": str(file), "faults": found})
-    else:
-        for fault in found:
-            say(f"{file.name}: {fault}", style="red")
-        if not found:
-            say(f"{file.name} is sound")
-    if found:
-        raise typer.Exit(ExitCode.WRONG)
+
+
+def _show(file: Path, found: list[str]) -> None:
+    for fault in found:
+        say(f"{file.name}: {fault}", style="red")
+
+
+for _command, _example in (
+    (init, "broker grants init my-grants.toml"),
+    (check, "broker grants check my-grants.toml --json"),
+    (publish, "broker grants publish my-grants.toml --stack enable-token-broker"),
+):
+    app.command(_command.__name__, help=help_of(_command), epilog=examples(_example))(_command)

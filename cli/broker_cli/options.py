@@ -11,6 +11,7 @@ import typer
 
 from broker_cli.console import parse_span
 from broker_cli.failures import ExitCode, Failure
+from token_broker.errors import ConfigurationError
 from token_broker.grants import GRANTS_FILE, GrantsFile, load_grants_file
 
 _SAMCONFIG = Path(__file__).resolve().parents[2] / "samconfig.toml"
@@ -33,7 +34,7 @@ def read_grants(file: Path) -> GrantsFile:
     """
     try:
         return load_grants_file(file)
-    except (OSError, ValueError, TypeError, KeyError):
+    except ConfigurationError:
         raise Failure(
             f"{file} is not a sound grants file",
             f"`broker grants check {file}` says what is wrong with it",
@@ -45,7 +46,7 @@ def grant_names(incomplete: str) -> list[str]:
     """For shell completion."""
     try:
         return [name for name in load_grants_file().grants if name.startswith(incomplete)]
-    except (OSError, ValueError, TypeError, KeyError):
+    except ConfigurationError:
         return []
 
 

@@ -142,6 +142,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         is_cleared={"type": "boolean"},
     ),
     "grants-check": _object(file=_TEXT, faults=_TEXTS),
+    "grants-publish": _object(parameter=_TEXT, value=_TEXT),
 }
 """By command, what `--json` prints. Texts are empty where there is nothing to say."""
 

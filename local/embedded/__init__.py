@@ -22,6 +22,7 @@ def correct() -> None:
     api_gateway.apply_resource_policies()
     dashboards.belong_to_the_account()
     environments.end_alone()
+    environments.find_packages_in_python_folders()
     environments.survive_errors()
     keys.check_every_use()
     names.differ_by_region()

@@ -24,6 +24,21 @@ def end_alone() -> None:
     lambda_svc.invalidate_worker = invalidate_on_purpose
 
 
+def find_packages_in_python_folders() -> None:
+    """Put the `python` folder of a layer on the path of modules, and not the layer itself.
+
+    Lambda Developer Guide, "Packaging your layer content": for Python, `/opt/python` and the
+    `site-packages` in it. ministack adds the top of each layer, too.
+
+    Raises:
+        RuntimeError: this release of ministack does so elsewhere.
+    """
+    line = "        sys.path.insert(0, _ld)\n"
+    if line not in lambda_runtime._PYTHON_WORKER_SCRIPT:
+        raise RuntimeError("ministack's worker does not add the layers' folders where it did")
+    lambda_runtime._PYTHON_WORKER_SCRIPT = lambda_runtime._PYTHON_WORKER_SCRIPT.replace(line, "")
+
+
 def survive_errors() -> None:
     """Keep an environment whose handler raised, for the next request.
 

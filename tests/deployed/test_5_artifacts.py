@@ -127,6 +127,13 @@ def test_no_other_artifact_contains_a_third_party_package(deployed: Deployed):
             assert not list(artifact.rglob("*.dist-info"))
 
 
+def test_grants_are_in_their_own_layer_alone(deployed: Deployed):
+    found = deployed.stack.build_folder.glob("*/**/grants.toml")
+    assert [f.relative_to(deployed.stack.build_folder) for f in found] == [
+        Path("GrantsLayer/python/grants.toml")
+    ]
+
+
 def test_faulty_grants_stop_the_build(deployed: Deployed, tmp_path: Path):
     source = deployed.stack.source
     for name in ("template.yaml", "samconfig.toml", "Makefile"):

@@ -12,7 +12,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from token_broker import settings
 from token_broker.aws import CLIENT_CONFIG, WRITER_CONFIG, describe_fault
-from token_broker.errors import RenewalFailed
+from token_broker.errors import ConfigurationError, RenewalFailed
 from token_broker.grants import DEFAULT_CONNECTION, load_grants_file
 from token_broker.log import service_logger
 from token_broker.metrics import emit
@@ -30,6 +30,8 @@ from token_refresher.refresh_request import RefreshRequest
 SERVICE: Final = "token-refresher"
 TIME_TO_REPORT: Final = timedelta(seconds=2)
 """Kept back from the invocation's time, so that what happened is still told."""
+NOT_STARTED: Final = "refresh run not started"
+"""The log line of a run that a setting or the grants stop."""
 
 logger = service_logger(SERVICE)
 
@@ -90,6 +92,21 @@ def _refresher() -> Refresher:
     )
 
 
+def _started() -> Refresher:
+    """The wired refresher, or a line in the log that says why there is none.
+
+    Raises:
+        ConfigurationError: the function is not set up.
+    """
+    try:
+        return _refresher()
+    except ConfigurationError as error:
+        reason, cause = describe_fault(error)
+        extra = {"reason": reason, "cause": cause}
+        logger.error(NOT_STARTED, extra=extra)  # noqa: TRY400 - without a stack trace
+        raise
+
+
 @logger.inject_lambda_context(log_event=False)  # not by POWERTOOLS_LOGGER_LOG_EVENT either
 def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     """Renew what is due.
@@ -113,7 +130,7 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     def time_left() -> timedelta:
         return timedelta(milliseconds=context.get_remaining_time_in_millis()) - TIME_TO_REPORT
 
-    refresher = _refresher()
+    refresher = _started()
     outcomes = refresher.run(request, time_left=time_left)
     now = datetime.now(UTC)
     for outcome in outcomes:

@@ -1,8 +1,8 @@
 """grants.toml: the named sets of scopes that the broker keeps one live token for each.
 
 The file is a layer of its own, so that the code is the same whatever is granted. The build refuses
-a faulty one (see `token_refresher.check_grants`), so the functions read it with the plain
-constructor here.
+a faulty one (see `token_refresher.check_grants`, which names all faults at once). The functions
+check again, without pydantic, because a given layer (GrantsLayerArn) is not of this build.
 """
 
 import re
@@ -11,9 +11,10 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from token_broker.callers import pattern_fault
+from token_broker.errors import ConfigurationError
 from token_broker.models import is_scope_token
 
 
@@ -69,6 +70,8 @@ class Grant:
 
     def __post_init__(self) -> None:
         """Check what types alone cannot say."""
+        if self.mode not in {"enforce", "audit"}:
+            raise ValueError("mode is neither 'enforce' nor 'audit'")
         if not self.scope:
             raise ValueError("scope is empty; name at least one Enable scope")
         for scope in self.scope:
@@ -143,30 +146,82 @@ class GrantsFile:
                 )
 
 
+_GRANT_KEYS: Final = {"scope": list, "callers": list, "mode": str, "connection": str}
+_CONNECTION_KEYS: Final = {"token_url": str}
+
+
 def load_grants_file(file: Path = GRANTS_FILE) -> GrantsFile:
-    """A file that the build has checked.
+    """The grants of a file, all of it checked.
 
     Raises:
-        ValueError, TypeError, KeyError: the file never went through the build's check.
+        ConfigurationError: the file is missing or faulty; the sentence names it and the fault.
     """
-    document = tomllib.loads(file.read_text(encoding="utf-8"))
-    return GrantsFile(
-        grants={
-            name: Grant(
-                scope=tuple(table["scope"]),
-                callers=tuple(table["callers"]) if "callers" in table else None,
-                mode=table.get("mode", "enforce"),
-                connection=table.get("connection", DEFAULT_CONNECTION),
-            )
-            for name, table in document["grants"].items()
-        },
-        connections={
-            name: Connection(token_url=table["token_url"])
-            for name, table in document.get("connections", {}).items()
-        },
+    try:
+        return _read(tomllib.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ConfigurationError(
+            "no layer of the function holds python/grants.toml; "
+            "`broker grants publish FILE` makes a layer that does"
+        ) from None
+    except RecursionError:
+        fault = "nested too deeply"
+    except (OSError, ValueError) as error:
+        fault = str(error)
+    raise ConfigurationError(
+        f"{file} is faulty: {fault}; correct it, then `broker grants publish` it or deploy"
     )
 
 
 def load_grants(file: Path = GRANTS_FILE) -> Mapping[str, Grant]:
-    """The grants of a file that the build has checked, by name; raises as the above."""
+    """The grants of a file, by name; raises as the above."""
     return load_grants_file(file).grants
+
+
+def _read(document: dict[str, Any]) -> GrantsFile:
+    top = _checked("the file", document, {"grants": dict, "connections": dict}, needs="grants")
+    return GrantsFile(
+        grants={name: _grant(name, table) for name, table in top["grants"].items()},
+        connections={
+            name: _connection(name, table) for name, table in top.get("connections", {}).items()
+        },
+    )
+
+
+def _grant(name: str, table: object) -> Grant:
+    values = _checked(f"grants.{name}", table, _GRANT_KEYS, needs="scope")
+    try:
+        return Grant(**values)
+    except ValueError as error:
+        raise ValueError(f"grants.{name}: {error}") from None
+
+
+def _connection(name: str, table: object) -> Connection:
+    values = _checked(f"connections.{name}", table, _CONNECTION_KEYS, needs="token_url")
+    try:
+        return Connection(**values)
+    except ValueError as error:
+        raise ValueError(f"connections.{name}: {error}") from None
+
+
+def _checked(where: str, table: object, keys: Mapping[str, type], *, needs: str) -> dict[str, Any]:
+    """A table's values, each of its type; a list of texts becomes a tuple.
+
+    Raises:
+        ValueError: it is no table, a key is unknown or missing, or a value has another type.
+    """
+    if not isinstance(table, dict):
+        raise ValueError(f"{where}: is not a table")  # noqa: TRY004 - as every fault of a file
+    for key, value in table.items():
+        if key not in keys:
+            raise ValueError(f"{where}: the key {key!r} is unknown")
+        is_good = isinstance(value, keys[key])
+        if isinstance(value, list):
+            is_good &= all(isinstance(text, str) for text in value)
+        if not is_good:
+            raise ValueError(f"{where}: {key} is not {_TYPE_NAMES[keys[key]]}")
+    if needs not in table:
+        raise ValueError(f"{where}: {needs} is missing")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+
+
+_TYPE_NAMES: Final[dict[type, str]] = {list: "a list of texts", str: "a text", dict: "a table"}

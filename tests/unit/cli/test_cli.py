@@ -1,8 +1,10 @@
 """The pure parts of the command line: spans, errors, policies, locks, checks, and its help."""
 
 import inspect
+import io
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +21,7 @@ from botocore.exceptions import (
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from broker_cli import doctor
+from broker_cli import doctor, grants
 from broker_cli.api import Answer
 from broker_cli.audit import event_json
 from broker_cli.aws import Stack
@@ -36,6 +38,7 @@ from broker_cli.token import policy_document, refusal
 from broker_cli.trial import Trial
 from token_broker.errors import ConfigurationError
 from token_broker.grants import Grant
+from token_refresher.check_grants import faults as faults_of
 from token_refresher.credentials import ClientCredentials
 from token_vendor.vend import GrantState
 
@@ -252,6 +255,16 @@ def test_check(check: doctor.Check, verdict: str):
     assert bool(check.fix) == (verdict == "wrong")
 
 
+def test_refresher_that_does_not_start_is_wrong_until_it_has_started_since():
+    fault = LogLine(at=NOW, record={"cause": "python/grants.toml is faulty"})
+    found = doctor.start_check([row(seen_at=NOW - MINUTE)], [fault])
+    assert found
+    assert (found.verdict, bool(found.fix)) == ("wrong", True)
+    assert "grants.toml is faulty" in found.found
+    assert doctor.start_check([row(seen_at=NOW + MINUTE)], [fault]) is None
+    assert doctor.start_check([], []) is None
+
+
 def test_check_that_cannot_be_made_is_no_fault_of_the_broker():
     def refuse() -> doctor.Check:
         raise client_error("AccessDeniedException")
@@ -419,6 +432,37 @@ def test_grants_check(tmp_path: Path, text: str, code: int, faults: list[str]):
         fault[: len(start)] for fault, start in zip(told["faults"], faults, strict=True)
     ] == faults
     assert invoke("grants", "check", str(file)).exit_code == code
+
+
+def test_grants_init_writes_a_sound_file_and_overwrites_none(tmp_path: Path):
+    file = tmp_path / "grants.toml"
+    assert invoke("grants", "init", str(file)).exit_code == 0
+    written = file.read_text()
+    assert invoke("grants", "check", str(file)).exit_code == 0
+    answer = invoke("grants", "init", str(file))
+    assert (answer.exit_code, file.read_text()) == (ExitCode.USAGE, written)
+    commented = re.sub(r"(?m)^# (?=\[|\w+ = )", "", written)
+    assert "connections.uat" in commented
+    assert faults_of(commented) == []  # what is only commented out is sound, too
+    assert invoke("grants", "init", str(tmp_path / "none" / "x")).exit_code == ExitCode.USAGE
+
+
+def test_faulty_grants_are_not_published(tmp_path: Path):
+    file = tmp_path / "grants.toml"
+    file.write_text("[grants.a]\nscope = []\n")
+    answer = invoke("grants", "publish", str(file))
+    assert (answer.exit_code, answer.stdout) == (
+        ExitCode.WRONG,
+        "grants.toml: grants.a: scope is empty; name at least one Enable scope\n",
+    )
+
+
+def test_grants_layer_is_the_same_bytes_for_the_same_text():
+    layer = grants.archive("[grants.a]")
+    assert layer == grants.archive("[grants.a]")
+    with zipfile.ZipFile(io.BytesIO(layer)) as archive:
+        assert archive.namelist() == ["python/grants.toml"]
+        assert archive.read("python/grants.toml") == b"[grants.a]"
 
 
 def test_missing_grants_file_is_a_usage_error(tmp_path: Path):

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from token_broker.grants import Connection, Grant, GrantsFile, load_grants, load_grants_file
+from token_broker.errors import ConfigurationError
+from token_broker.grants import (
+    Connection,
+    Grant,
+    GrantsFile,
+    load_grants,
+    load_grants_file,
+    locate,
+)
 
 DEALS = Grant(scope=("read:deals",))
 UAT = Connection(token_url="https://uat.example/oauth2/token")
@@ -96,8 +104,26 @@ def test_other_token_url_is_refused(url: str) -> None:
 def test_file_that_no_build_has_checked_is_not_served(tmp_path: Path, text: str) -> None:
     file = tmp_path / "grants.toml"
     file.write_text(text)
-    with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
+    with pytest.raises(ConfigurationError, match=r"grants\.toml is faulty: "):
         load_grants(file)
+
+
+def test_missing_file_is_named_with_its_place_in_a_layer(tmp_path: Path) -> None:
+    (tmp_path / "grants.toml").touch()  # at the top of the layer
+    (tmp_path / "python").mkdir()
+    file = locate([str(tmp_path / "python")])
+    with pytest.raises(
+        ConfigurationError, match=r"no layer .* holds python/grants\.toml; .*publish"
+    ):
+        load_grants(file)
+
+
+def test_file_is_looked_for_in_every_folder_of_the_path(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "grants.toml").touch()
+    folders = ["", str(tmp_path / "one"), str(tmp_path / "two")]
+    assert locate(folders) == tmp_path / "two" / "grants.toml"
 
 
 @pytest.mark.parametrize(

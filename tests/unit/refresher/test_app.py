@@ -342,8 +342,12 @@ def test_every_connection_of_the_file_has_its_endpoint_and_all_share_an_http_cli
 
 
 def test_unset_variable_fails_the_invocation_by_its_name(
-    environment: None, monkeypatch: pytest.MonkeyPatch
+    environment: None, monkeypatch: pytest.MonkeyPatch, output: Output
 ) -> None:
     monkeypatch.delenv("TOKEN_URL")
     with pytest.raises(ConfigurationError, match="TOKEN_URL is not set"):
         app.lambda_handler({}, FakeContext())
+    (line,) = output.lines()
+    assert (line["level"], line["message"]) == ("ERROR", app.NOT_STARTED)
+    assert line["reason"] == "ConfigurationError"
+    assert "TOKEN_URL is not set" in line["cause"]
