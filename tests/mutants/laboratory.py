@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+_ENDLESS_SECONDS: Final = 300
+"""A mutant may wait for ever; the tests of one take seconds, those of all a minute."""
+
 PACKAGES: Final = (
     "layers/shared/token_broker",
     "functions/token_refresher/token_refresher",
@@ -53,10 +56,18 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def are_green(folder: Path, tests: Sequence[str]) -> bool:
-    """Whether the tests pass; the first that fails ends them."""
+    """Whether the tests pass; the first that fails, or that never ends, ends them."""
     paths = [f"tests/unit/{name}" for name in tests]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *paths]
-    ended = subprocess.run(
-        command, cwd=folder, env=environment(folder), capture_output=True, check=False
-    )
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment(folder),
+            capture_output=True,
+            check=False,
+            timeout=_ENDLESS_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return False
     return ended.returncode == 0

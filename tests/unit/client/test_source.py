@@ -440,9 +440,11 @@ def test_caller_that_joins_a_request_waits_no_longer_than_its_own_budget(
             next(steps)
         with pytest.raises(NoTokenInTime, match="no response yet"):
             source.get()
-        with pytest.raises(NoTokenInTime):
-            first.result(timeout=10)
-        responds.set()
+        try:
+            with pytest.raises(NoTokenInTime):
+                first.result(timeout=10)
+        finally:
+            responds.set()
     assert settled(source).get() == "token-1"
 
 
