@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 from unittest.mock import patch
 from urllib.parse import parse_qs
 
+import pytest
 from botocore.credentials import Credentials
 from hypothesis import strategies as st
 
@@ -46,6 +47,7 @@ from tests.unit.fakes import (
 )
 from token_broker.callers import is_allowed
 from token_broker.errors import (
+    ConfigurationError,
     CorruptStoredToken,
     GrantBlocked,
     InvalidRequest,
@@ -214,10 +216,12 @@ _CALLERS: Final = (
 
 
 def check_grants(toml: str) -> None:
-    """The build names what is wrong; what it lets through, the functions read in the same way."""
+    """The functions refuse what the build refuses, and read the rest in the same way."""
     found = faults(toml)
     assert all(isinstance(fault, str) and fault for fault in found)
     if found:
+        with pytest.raises(ConfigurationError):
+            load_grants_file(cast("Any", _File(toml)))
         return
     file = load_grants_file(cast("Any", _File(toml)))
     for name, grant in file.grants.items():
