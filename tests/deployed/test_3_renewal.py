@@ -92,7 +92,7 @@ def test_schedule_renews_before_expiry_and_the_predecessor_is_served_until_then(
 
 def test_no_token_is_requested_while_none_is_due(renewed: Deployed):
     renewed.stack.refresh({"force": True, "grants": ["users"]})
-    asked = len(renewed.enable.token_requests)
+    requests_before = len(renewed.enable.token_requests)
     assert renewed.stack.refresh({"grants": ["users"]})["grants"]["users"]["state"] == "not_due"
-    mine = [r for r in renewed.enable.token_requests[asked:] if r.scope == "read:users"]
+    mine = [r for r in renewed.enable.token_requests[requests_before:] if r.scope == "read:users"]
     assert mine == []

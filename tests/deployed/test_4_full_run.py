@@ -1,10 +1,10 @@
-"""The broker's whole life in an account of its own, at the most talkative settings there are.
+"""The broker's whole life in an account of its own, at debug level.
 
-Afterwards: each role was allowed what it needed, can reach nothing else of what is there, and
-no written file contains a secret. What IAM was asked is the embedded AWS's own record, the
-key that Parameter Store and Secrets Manager use in the role's name included. What it does not ask
-IAM about is derived from what was done, as AWS documents it: the log and the failure queue that
-Lambda writes to, and the schedule's call. All of it is evaluated on the roles' deployed policies.
+Afterwards: each role was allowed what it needed, is denied every other resource of the account,
+and no written output contains a secret. The embedded AWS records each decision of IAM, including
+the use of the key by Parameter Store and Secrets Manager in the role's name. The calls that it
+does not record are derived from what was done, as AWS documents them: Lambda's writes to the log
+and the failure queue, and the schedule's call. All calls are evaluated on the deployed policies.
 """
 
 import io
@@ -63,7 +63,7 @@ class FullRun:
 
     Attributes:
         there: everything in the account that a policy could be about.
-        recorded: what IAM was asked in the name of each function's role.
+        recorded: IAM's decisions for each function's role.
         needed: what each role needed, the services' use of the key, log and queue included.
         policies: of each role of the transformed template, as deployed.
     """
@@ -146,22 +146,25 @@ class Life:
             what="the schedule to renew the grants",
         )
 
-    def ask(self, path: str, **more: object) -> int:
+    def request(self, path: str, **more: object) -> int:
         return self.stack.api.request(path, self.caller, **more).status
 
     def vend_everything(self) -> None:
-        assert {self.ask(f"/tokens/{grant}") for grant in GRANTS} == {200}
-        assert self.ask("/tokens/forbidden") == 503
-        assert self.ask("/grants") == 200
+        assert {self.request(f"/tokens/{grant}") for grant in GRANTS} == {200}
+        assert self.request("/tokens/forbidden") == 503
+        assert self.request("/grants") == 200
         form = {
             "grant_type": "client_credentials",
             "scope": "read:deals",
             "client_secret": self.legacy_secret,
         }
-        assert self.ask("/oauth2/token", method="POST", body=urlencode(form).encode()) in {200, 400}
+        assert self.request("/oauth2/token", method="POST", body=urlencode(form).encode()) in {
+            200,
+            400,
+        }
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         form_body = urlencode(form).encode()
-        assert self.ask("/oauth2/token", method="POST", headers=headers, body=form_body) == 200
+        assert self.request("/oauth2/token", method="POST", headers=headers, body=form_body) == 200
 
     def value(self, grant: str) -> str:
         name = f"{self.stack.outputs['TokenParameterPrefix']}/{grant}"
@@ -203,7 +206,7 @@ class Life:
         self.put("users", "not a token")
         for grant in ("activity", "users"):
             wait_until(
-                lambda grant=grant: self.ask(f"/tokens/{grant}?min_ttl=500") == 200,
+                lambda grant=grant: self.request(f"/tokens/{grant}?min_ttl=500") == 200,
                 seconds=45,
                 what=f"{grant} to recover",
             )
@@ -217,7 +220,7 @@ class Life:
         headers = {"Content-Type": "application/json"}
         path = "/tokens/deals/rejection"
         wait_until(
-            lambda: self.ask(path, method="POST", headers=headers, body=body) == 202,
+            lambda: self.request(path, method="POST", headers=headers, body=body) == 202,
             seconds=30,
             what="the report of a rejection to be taken",
         )
@@ -230,7 +233,7 @@ class Life:
     def block(self) -> None:
         self.put("reporting", block_record("a drill", now=datetime.now(UTC)))
         wait_until(
-            lambda: self.ask("/tokens/reporting") == 503,
+            lambda: self.request("/tokens/reporting") == 503,
             seconds=30,
             what="the block",
         )
@@ -254,7 +257,7 @@ class Life:
 
 
 def needed_by_record(stack: BrokerStack, role: str, function: str) -> Iterator[dict]:
-    """What the function itself asked for: tests take the role by a session named `job-1`."""
+    """The function's own calls: tests take the role by a session named `job-1`."""
     principal = f"arn:aws:sts::{stack.account}:assumed-role/{role}/{function}"
     for line in (stack.aws.folder / "iam.jsonl").read_text().splitlines():
         entry = json.loads(line)
@@ -390,14 +393,14 @@ def what_was_needed(
     for role, output in FUNCTIONS.items():
         entries = list(needed_by_record(stack, stack.resource(role), stack.outputs[output]))
         recorded[role] = entries
-        asked = {
+        calls = {
             Call(entry["action"], entry["resource"], frozenset(entry["context"].items()))
             for entry in entries
         }
-        keys = {call.resource for call in asked if call.action.startswith("kms:")}
+        keys = {call.resource for call in calls if call.action.startswith("kms:")}
         assert keys == {key_arn(stack)}
-        asked.update(log_calls(stack, groups[role]))
-        needed[role] = frozenset(asked)
+        calls.update(log_calls(stack, groups[role]))
+        needed[role] = frozenset(calls)
     queue = stack.resource("RefreshFailuresQueue").rpartition("/")[2]
     needed["TokenRefresherRole"] |= {  # the fixture waited for the message
         Call("sqs:SendMessage", f"arn:aws:sqs:{REGION}:{stack.account}:{queue}")

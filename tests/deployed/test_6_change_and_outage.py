@@ -15,16 +15,16 @@ from tests.deployed.conftest import LIFETIME, Deployed
 
 
 @contextmanager
-def caller_asking_for(deployed: Deployed, grant: str) -> Iterator[list[int]]:
-    """Somebody who asks ten times a second, meanwhile; yields the statuses."""
+def polling_caller(deployed: Deployed, grant: str) -> Iterator[list[int]]:
+    """Poll ten times a second in the background; yields the statuses."""
     statuses: list[int] = []
     stop = threading.Event()
 
-    def ask() -> None:
+    def poll() -> None:
         while not stop.wait(0.1):
             statuses.append(deployed.get(f"/tokens/{grant}", "role for all").status)
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=poll)
     thread.start()
     try:
         yield statuses
@@ -63,7 +63,7 @@ def test_changing_the_secret_fails_no_caller(
         dealtrack_registration_id=enable_client.dealtrack_registration_id,
     )
     renewed.stack.refresh({"force": True})
-    with caller_asking_for(renewed, "deals") as statuses:
+    with polling_caller(renewed, "deals") as statuses:
         if enable_is_changed == "before":
             renewed.enable.change_secret(enable_client.client_id, new)
             time.sleep(3)
@@ -91,7 +91,7 @@ def test_bad_new_secret_alarms_at_once_and_the_previous_one_serves(
     before = renewed.stack.stored_since("deals")
     seen = len(renewed.stack.log_records("token-refresher"))
     bad = Client(client_id="x", client_secret="mistyped", dealtrack_registration_id="y")
-    with caller_asking_for(renewed, "deals") as statuses:
+    with polling_caller(renewed, "deals") as statuses:
         renewed.stack.store_secret(bad)
         wait_until(renewed_after(renewed, "deals", before), seconds=15, what="the change event")
     records = renewed.stack.log_records("token-refresher")[seen:]
@@ -112,11 +112,11 @@ def test_rejected_connection_costs_one_request_not_one_per_grant(
     )["SecretString"]
     client_id = json.loads(good)["client_id"]
     renewed.enable.change_secret(client_id, "known to nobody")
-    asked = len(renewed.enable.token_requests)
+    requests_before = len(renewed.enable.token_requests)
     error = renewed.stack.refresh({"force": True})
     assert "invalid_client" in str(error["errorMessage"])
     # Two secrets, each tried with one grant; the schedule may have had a run meanwhile.
-    assert len(renewed.enable.token_requests) - asked <= 4
+    assert len(renewed.enable.token_requests) - requests_before <= 4
     renewed.enable.change_secret(client_id, json.loads(good)["client_secret"])
     renewed.stack.refresh({"force": True})
 
@@ -160,7 +160,7 @@ def test_outage_of_80_percent_of_the_time_before_due_is_invisible_to_callers(ren
     due_window = LIFETIME / 2
     outage = 0.8 * (LIFETIME - due_window)
     renewed.stack.refresh({"force": True, "grants": ["deals"]})
-    with caller_asking_for(renewed, "deals") as statuses:
+    with polling_caller(renewed, "deals") as statuses:
         renewed.enable.stop_answering(Outage(status=503))
         time.sleep(outage.total_seconds())
         renewed.enable.stop_answering(None)
@@ -190,9 +190,9 @@ def test_longer_outage_gives_503_with_retry_after_and_recovers_without_help(rene
 def test_retry_after_is_honoured_across_runs(renewed: Deployed):
     renewed.stack.refresh({"force": True})
     renewed.enable.stop_answering(Outage(status=429, retry_after=timedelta(seconds=20)))
-    asked = len(renewed.enable.token_requests)
+    requests_before = len(renewed.enable.token_requests)
     renewed.stack.refresh({"force": True, "grants": ["deals"]})
-    assert len(renewed.enable.token_requests) - asked == 1
+    assert len(renewed.enable.token_requests) - requests_before == 1
     renewed.enable.stop_answering(None)
     wait_until(
         lambda: any(
@@ -200,6 +200,6 @@ def test_retry_after_is_honoured_across_runs(renewed: Deployed):
             for r in renewed.stack.log_records("token-refresher")[-40:]
         ),
         seconds=40,
-        what="a run that waits as it was asked to",
+        what="a run after the end of Retry-After",
     )
     renewed.stack.refresh({"force": True})

@@ -289,10 +289,10 @@ def test_failures_are_shown_and_stay_in_the_queue_until_they_are_cleared(
 
     def reports() -> list[dict]:
         result = cli("failures", "--json")
-        shown = json.loads(result.stdout)
-        jsonschema.validate(shown, SCHEMAS["failures"])
-        assert result.exit_code == (ExitCode.WRONG if shown["reports"] else 0)
-        return [r for r in shown["reports"] if "forbidden: " in "".join(r["causes"])]
+        output = json.loads(result.stdout)
+        jsonschema.validate(output, SCHEMAS["failures"])
+        assert result.exit_code == (ExitCode.WRONG if output["reports"] else 0)
+        return [r for r in output["reports"] if "forbidden: " in "".join(r["causes"])]
 
     wait_until(lambda: bool(reports()), seconds=30, what="a report of the failed run")
     (first, *_) = reports()
@@ -350,7 +350,7 @@ def test_block_outlasts_a_renewal_that_had_begun_before_it(renewed: Deployed, cl
         renewed.stack.outputs["TokenParameterPrefix"],
     )
     states = ConnectionStateStore(ssm, prefix=prefix)
-    asked = len(renewed.enable.token_requests)
+    requests_before = len(renewed.enable.token_requests)
     renewed.enable.latency = timedelta(seconds=2)
     try:
         renewed.stack.administrator.client("lambda").invoke(
@@ -367,7 +367,7 @@ def test_block_outlasts_a_renewal_that_had_begun_before_it(renewed: Deployed, cl
             seconds=30,
             what="the end of the run",
         )
-        assert len(renewed.enable.token_requests) > asked
+        assert len(renewed.enable.token_requests) > requests_before
         assert grants(cli.json("status", code=1))["activity"]["state"] == "blocked"
     finally:
         renewed.enable.latency = timedelta()
@@ -492,9 +492,9 @@ def test_typed_secret_is_not_shown(renewed: Deployed, cli: Cli, good: str):
     read_until(b"has been started")
     assert process.wait(10) == 0
     os.close(terminal)
-    shown = screen.decode()
-    assert not [value for value in typed.values() if value in shown]
-    cli.outputs.append(shown)
+    output = screen.decode()
+    assert not [value for value in typed.values() if value in output]
+    cli.outputs.append(output)
 
 
 @contextmanager
@@ -564,10 +564,10 @@ def test_no_stack_and_no_network_are_a_line_and_a_next_step(cli: Cli, command: s
 def documented_rights() -> list[dict]:
     """The statements of docs/operator-policy.json; its account is the tests' own."""
     policy = (ROOT / "docs/operator-policy.json").read_text(encoding="utf-8")
-    # The embedded IAM has a right of its own for a batch, as AWS has not, and simulates for all.
+    # The embedded IAM needs another permission for a batch, unlike AWS; all of them are simulated.
     policy = re.sub(r'"(sqs:(?:Change|Delete)\w+)"', r'"\1*"', policy)
-    # It names a rule with its bus, knows one right for reading and writing a concurrency, and
-    # judges by "*" what lists targets and settings.
+    # It names a rule with its bus, has one permission for reading and writing a concurrency,
+    # and uses "*" for calls that list targets and settings.
     policy = policy.replace(":rule/", ":rule/default/")
     policy = policy.replace("lambda:GetFunctionConcurrency", "lambda:PutFunctionConcurrency")
     by_all = '"ssm:DescribeParameters", "ssm:GetServiceSetting", "events:ListTargetsByRule"'

@@ -38,7 +38,7 @@ OPERATIONS = {
     for operation in schemathesis.openapi.from_path(FILE, config=SIGNED_HERE).get_all_operations()
 }
 KNOWN = ("deals", "activity", "users", "reporting", "locked", "tried-out", "forbidden")
-SOUND_FORM = {"grant_type": "client_credentials", "scope": "read:deals"}
+VALID_FORM = {"grant_type": "client_credentials", "scope": "read:deals"}
 NOISE = st.dictionaries(st.text(min_size=1, max_size=8), st.text(max_size=8), max_size=3)
 CONFORMANCE = [
     checks.status_code_conformance,
@@ -156,8 +156,8 @@ def send(
     url = urlsplit(api.endpoint_url)
     lines = [f"{method} {target} HTTP/1.1".encode()]
     if caller:
-        url_asked = f"{api.endpoint_url}{target}"
-        signed = sign(api, deployed.callers[caller], method, url_asked, body)
+        request_url = f"{api.endpoint_url}{target}"
+        signed = sign(api, deployed.callers[caller], method, request_url, body)
     else:
         signed = {"Host": api.host}
     lines += [f"{name}: {value}".encode() for name, value in signed.items()]
@@ -517,7 +517,7 @@ def cases(name: str, mode: GenerationMode) -> st.SearchStrategy[Case]:
         ]
         made |= st.one_of(known)
     if name == "requestToken" and mode == GenerationMode.POSITIVE:
-        made |= operation.as_strategy(body=SOUND_FORM)
+        made |= operation.as_strategy(body=VALID_FORM)
     return made
 
 
@@ -541,7 +541,7 @@ def test_responses_to_generated_requests_follow_the_contract(
         suppress_health_check=list(HealthCheck),
     )
     @given(cases(name, mode), NOISE)
-    def ask(case: Case, noise: dict[str, str]) -> None:
+    def check_case(case: Case, noise: dict[str, str]) -> None:
         if name == "listGrants":
             case.query = noise
         response = case.call(f"{api.endpoint_url}/{api.stage}", session, auth=signature)
@@ -556,7 +556,7 @@ def test_responses_to_generated_requests_follow_the_contract(
 
     with requests.Session() as session:
         session.trust_env = False
-        ask()
+        check_case()
 
 
 def test_generated_requests_were_many_and_of_every_kind(tally: Tally):

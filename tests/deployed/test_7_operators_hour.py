@@ -213,8 +213,8 @@ def test_wrong_secret_is_refused_and_one_that_got_in_is_found(hour: Hour):
     assert "wrong: credentials of default: " in output
     assert "next:  broker secret set" in output
     assert output.count("live, ") == 4  # and nobody is refused
-    (shown,) = re.findall(r"^```text\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    assert [line for line in shown.splitlines() if line not in output.splitlines()] == []
+    (documented,) = re.findall(r"^```text\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert [line for line in documented.splitlines() if line not in output.splitlines()] == []
 
 
 def test_broker_is_well_again_after_the_fix(hour: Hour):

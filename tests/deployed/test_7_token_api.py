@@ -235,7 +235,7 @@ ONCE = {
     "read:users": 1,
     "read:activity read:deals read:users": 1,
 }
-"""Each grant's scope, asked for once."""
+"""Each grant's scope, requested once."""
 
 
 def delete_all_tokens(deployed: Deployed) -> None:
@@ -258,7 +258,7 @@ def test_all_tokens_deleted_while_20_callers_poll_are_renewed(renewed: Deployed)
     together = threading.Barrier(21, timeout=60)
     lasting = f"min_ttl={int(LIFETIME.total_seconds()) + 1}"
 
-    def ask(number: int) -> bool:
+    def poll(number: int) -> bool:
         grant = STANDARD_GRANTS[number % 4]
         path = f"/tokens/{grant}"
         while (first := renewed.get(f"{path}?{lasting}", "user for all")).status != 200:
@@ -279,9 +279,9 @@ def test_all_tokens_deleted_while_20_callers_poll_are_renewed(renewed: Deployed)
     renewed.stack.refresh({"force": True})
     wait_until(lambda: nothing_is_due(renewed), seconds=30, what="the schedule's own run to end")
     with ThreadPoolExecutor(20) as callers:
-        recovered = callers.map(ask, range(20))
+        recovered = callers.map(poll, range(20))
         together.wait()
-        asked = len(renewed.enable.token_requests)
+        requests_before = len(renewed.enable.token_requests)
         delete_all_tokens(renewed)
         together.wait()
         assert all(recovered)
@@ -289,5 +289,5 @@ def test_all_tokens_deleted_while_20_callers_poll_are_renewed(renewed: Deployed)
     since = {grant: renewed.stack.stored_since(grant) for grant in STANDARD_GRANTS}
     late = {status for grant, at, status in responses if at > since[grant] + timedelta(seconds=1.5)}
     assert late <= {200}
-    requests = [r.scope for r in renewed.enable.token_requests[asked:] if r.status == 200]
+    requests = [r.scope for r in renewed.enable.token_requests[requests_before:] if r.status == 200]
     assert {scope: requests.count(scope) for scope in ONCE} == ONCE

@@ -1,4 +1,4 @@
-"""Alarms of the deployed stack reach the topic, and what they look at is in the logs."""
+"""Alarms of the deployed stack reach the topic, and their metrics are in the logs."""
 
 import json
 
@@ -89,8 +89,8 @@ def test_dashboard_is_there_with_all_names_filled_in(deployed: Deployed):
     cloudwatch = deployed.stack.administrator.client("cloudwatch")
     body = cloudwatch.get_dashboard(DashboardName=f"{STACK_NAME}-{REGION}")["DashboardBody"]
     assert "${" not in body
-    shown = next(w for w in json.loads(body)["widgets"] if w["type"] == "alarm")
-    assert set(shown["properties"]["alarms"]) == {
+    widget = next(w for w in json.loads(body)["widgets"] if w["type"] == "alarm")
+    assert set(widget["properties"]["alarms"]) == {
         a["AlarmArn"] for a in _alarms(deployed.stack).values()
     }
 

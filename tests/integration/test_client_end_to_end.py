@@ -106,15 +106,15 @@ class Handler(BaseHTTPRequestHandler):
 
 def is_signed(method: str, url: str, headers: Mapping[str, str], body: bytes) -> bool:
     """Sign the request again, at its own time, and compare."""
-    shown = headers.get("Authorization") or ""
-    if f"Credential={CREDENTIALS.access_key}/" not in shown or headers["Host"] != HOST:
+    authorization = headers.get("Authorization") or ""
+    if f"Credential={CREDENTIALS.access_key}/" not in authorization or headers["Host"] != HOST:
         return False
-    names = re.search("SignedHeaders=([^,]+)", shown)[1].split(";")
+    names = re.search("SignedHeaders=([^,]+)", authorization)[1].split(";")
     again = AWSRequest(method, url, data=body, headers={name: headers[name] for name in names})
     again.context["timestamp"] = headers["X-Amz-Date"]
     auth = SigV4Auth(CREDENTIALS, "execute-api", REGION)
     signature = auth.signature(auth.string_to_sign(again, auth.canonical_request(again)), again)
-    return shown.endswith(f"Signature={signature}")
+    return authorization.endswith(f"Signature={signature}")
 
 
 class Session:
@@ -256,13 +256,13 @@ def by_httpx(source: TokenSource, url: str) -> list[int]:
 
 
 def by_async_httpx(source: TokenSource, url: str) -> list[int]:
-    async def ask() -> list[int]:
+    async def fetch() -> list[int]:
         httpx, auth = httpx_and_auth(source, url)
         async with httpx.AsyncClient(auth=auth) as client:
             response = await client.get(url)
         return [r.status_code for r in (*response.history, response)]
 
-    return asyncio.run(ask())
+    return asyncio.run(fetch())
 
 
 def httpx_and_auth(source: TokenSource, url: str):

@@ -114,7 +114,7 @@ def _faults_of_recovery(scenario: Scenario, state: State) -> list[str]:
 
 
 def _alone(run: Run, parameters: Parameters, now: datetime) -> Parameters:
-    """What is stored when nobody else is at work."""
+    """What is stored when no other run is in progress."""
     while call := run.pending:
         result: object = None
         match call.kind:

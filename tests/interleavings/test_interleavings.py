@@ -55,7 +55,7 @@ def broken_lease() -> AbstractContextManager[object]:
 
 
 def missing_compare() -> AbstractContextManager[object]:
-    """A token store that does not look at what its write has overwritten."""
+    """A token store that does not compare after its write."""
     return patch("token_broker.token_store.written_between", lambda *_read, **_versions: [])
 
 

@@ -56,7 +56,7 @@ class Trigger(Enum):
     FORCED = "forced"
 
     def request(self, name: str, old: StoredToken) -> RefreshRequest:
-        """What a run of this trigger is asked to do; `REJECTED` and `FORCED` name one grant."""
+        """The event of a run with this trigger; `REJECTED` and `FORCED` name one grant."""
         match self:
             case Trigger.SCHEDULE:
                 return RefreshRequest()
@@ -343,5 +343,5 @@ def old_tokens(grants: tuple[str, ...], *, left: int) -> tuple[tuple[str, Stored
 
 @cache
 def begin(settings: RunSettings) -> Run:
-    """A run before its first call; the same object for all who ask, until the cache is cleared."""
+    """A run before its first call; the same object for all callers until the cache is cleared."""
     return Run(settings)

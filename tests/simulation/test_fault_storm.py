@@ -69,8 +69,8 @@ class World:
 
     def respond_as_aws(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
         operation = request.headers["X-Amz-Target"].decode().split(".")[-1]
-        asked = json.loads(request.body)
-        name = asked.get("Name", asked.get("SecretId"))
+        arguments = json.loads(request.body)
+        name = arguments.get("Name", arguments.get("SecretId"))
         kind = self.fault(f"{operation} {name}", ("throttled", "500", "lost", "timeout"))
         if kind == "throttled":
             return _aws(request, 400, {"__type": "ThrottlingException", "message": ""})
@@ -78,22 +78,22 @@ class World:
             return _aws(request, 500, {"__type": "InternalServerError", "message": ""})
         if kind == "timeout":
             raise ReadTimeoutError(endpoint_url=request.url)
-        response = self._aws(operation, asked, request)
-        if kind == "lost":  # done, but nobody hears of it
+        response = self._aws(operation, arguments, request)
+        if kind == "lost":  # done, but the response is lost
             raise ReadTimeoutError(endpoint_url=request.url)
         return response
 
     def _aws(
-        self, operation: str, asked: dict[str, str], request: AWSPreparedRequest
+        self, operation: str, arguments: dict[str, str], request: AWSPreparedRequest
     ) -> AWSResponse:
         if operation == "GetSecretValue":
-            if asked["VersionStage"] != "AWSCURRENT":
+            if arguments["VersionStage"] != "AWSCURRENT":
                 return _aws(request, 400, {"__type": "ResourceNotFoundException", "message": ""})
             return _aws(request, 200, {"SecretString": SECRET, "VersionId": "v" * 32})
-        name, _, version = asked["Name"].partition(":")
+        name, _, version = arguments["Name"].partition(":")
         versions = self.parameters.setdefault(name, [])
         if operation == "PutParameter":
-            versions.append(asked["Value"])
+            versions.append(arguments["Value"])
             return _aws(request, 200, {"Version": len(versions)})
         number = int(version or len(versions))
         if not 1 <= number <= len(versions):

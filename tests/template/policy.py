@@ -59,20 +59,20 @@ class Resolver:
                 return value
 
     def is_met(self, condition: str) -> bool:
-        return self._holds(self._conditions[condition])
+        return self._is_true(self._conditions[condition])
 
-    def _holds(self, rule: dict) -> bool:
+    def _is_true(self, rule: dict) -> bool:
         match rule:
             case {"Fn::Not": [denied]}:
-                return not self._holds(denied)
+                return not self._is_true(denied)
             case {"Fn::Equals": [left, right]}:
                 return str(self.resolve(left)) == str(self.resolve(right))
-        raise ValueError(f"a rule that nobody has taught this evaluator: {rule}")
+        raise ValueError(f"this evaluator does not support the rule: {rule}")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks; account None is a request without a signature.
+    """The sender of a request; account None is a request without a signature.
 
     Attributes:
         org: of the account, None if it is in none.
@@ -133,12 +133,12 @@ def _matches(operator: str, actual: str | None, wanted: list[str]) -> bool:
             return actual in wanted
         case "StringNotEquals":
             return actual not in wanted
-    raise ValueError(f"an operator that nobody has taught this evaluator: {operator}")
+    raise ValueError(f"this evaluator does not support the operator: {operator}")
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a role asks of a service, as IAM sees it.
+    """A role's call of a service, as IAM evaluates it.
 
     Attributes:
         context: the condition keys that the request has.
@@ -181,7 +181,7 @@ def _is_met(operator: str, actual: str | None, wanted: str | list[str]) -> bool:
             )
         case "StringLike":
             return actual is not None and _like(actual, wanted)
-    raise ValueError(f"an operator that nobody has taught this evaluator: {operator}")
+    raise ValueError(f"this evaluator does not support the operator: {operator}")
 
 
 def _like(text: str, patterns: str | list[str]) -> bool:

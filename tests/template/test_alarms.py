@@ -118,9 +118,9 @@ def test_alarm_uses_a_metric_that_a_function_emits(alarm: str):
 def test_dashboard_shows_every_alarm_and_every_metric_and_no_other():
     (status,) = (w for w in dashboard() if w["type"] == "alarm")
     assert status["properties"]["alarms"] == [f"${{{name}.Arn}}" for name in alarms()]
-    shown = dashboard_metrics()
-    assert {name for namespace, name, _ in shown if namespace == NAMESPACE} == METRICS.keys()
-    for namespace, name, dimensions in shown:
+    on_dashboard = dashboard_metrics()
+    assert {name for namespace, name, _ in on_dashboard if namespace == NAMESPACE} == METRICS.keys()
+    for namespace, name, dimensions in on_dashboard:
         if namespace != NAMESPACE:
             assert name in AWS_METRICS[namespace]
         else:
@@ -139,13 +139,13 @@ def test_dashboard_names_the_service_that_emits_the_metric():
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_dashboard_shows_duration_errors_and_throttles(function: str):
-    shown = {
+    on_dashboard = {
         metric[1]
         for widget in dashboard()
         for metric in widget["properties"].get("metrics", [])
         if f"${{{function}}}" in metric
     }
-    assert shown >= {"Duration", "Errors", "Throttles"}
+    assert on_dashboard >= {"Duration", "Errors", "Throttles"}
 
 
 def test_dashboards_widgets_do_not_overlap():

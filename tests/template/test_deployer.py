@@ -240,7 +240,7 @@ def test_what_is_listed_as_not_needed_is_denied():
         for kind, _, call in declared()
         if reason_not_needed(kind, call.action) and allows(policy(), call)
     }
-    # Allowed for a stage's roles and artifacts, whichever handler asks.
+    # Allowed for a stage's roles and artifacts, whichever handler calls.
     assert allowed <= {
         f"AWS::{kind} {action}"
         for kind in ("ApiGateway::RestApi", "Events::Rule", "SNS::Topic", "SNS::Subscription")

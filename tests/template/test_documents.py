@@ -95,8 +95,8 @@ def test_parameters_of_the_readme_are_those_of_the_template():
     table = text("README.md").partition("## Configuration")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", table, re.MULTILINE)
     defaults = {name: str(p["Default"]) for name, p in template()["Parameters"].items()}
-    shown = {name: re.sub(r"^none$", "", default.strip().strip("`")) for name, default in rows}
-    assert shown == defaults
+    documented = {name: re.sub(r"^none$", "", default.strip().strip("`")) for name, default in rows}
+    assert documented == defaults
 
 
 @pytest.mark.parametrize("page", pages())

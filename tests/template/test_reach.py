@@ -88,7 +88,7 @@ def policy(**parameters: str) -> dict:
 
 
 def is_meant_to_get_in(caller: Caller, parameters: dict[str, str]) -> bool:
-    """The rule that docs/reach.md tells."""
+    """The rule in docs/reach.md."""
     endpoints, accounts, org = (
         parameters[name] for name in ("VpcEndpointIds", "CallerAccounts", "CallerOrgId")
     )

@@ -76,13 +76,13 @@ def test_template_gives_the_expected_decision_for_every_call_of_a_role(
     deployment: Deployment, role: str, questions: Callable[[Deployment], Iterable[Question]]
 ):
     policy = role_policy(role)
-    asked = [
+    calls = [
         (question, Call(action, question.resource, frozenset(question.context.items())))
         for question in questions(deployment)
         for action in question.actions
     ]
-    assert [c for question, c in asked if allows(policy, c) != question.is_allowed] == []
-    needed = {call.action for question, call in asked if question.is_allowed}
+    assert [c for question, c in calls if allows(policy, c) != question.is_allowed] == []
+    needed = {call.action for question, call in calls if question.is_allowed}
     granted = {
         action
         for statement in policy["Statement"]
