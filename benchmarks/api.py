@@ -60,10 +60,10 @@ Resources:
       MemorySize: 512
       Handler: index.lambda_handler
       InlineCode: |
-        ANSWER = {answer}
+        RESPONSE = {response}
         def lambda_handler(event, context):
-            print("answered")
-            return ANSWER
+            print("responded")
+            return RESPONSE
       Events:
         Get:
           Type: Api
@@ -151,7 +151,7 @@ def _deploy_constant(lab: Lab) -> TokenApi:
         "expires_at": "2025-03-01T12:00:00Z",
         "scope": "read:deals",
     }
-    answer = {
+    response = {
         "statusCode": 200,
         "headers": {"Content-Type": "application/json"},
         "body": json.dumps(body),
@@ -159,7 +159,7 @@ def _deploy_constant(lab: Lab) -> TokenApi:
     cloudformation = lab.stack.administrator.client("cloudformation")
     cloudformation.create_stack(
         StackName=_STACK,
-        TemplateBody=_TEMPLATE.format(answer=json.dumps(answer)),
+        TemplateBody=_TEMPLATE.format(response=json.dumps(response)),
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
     )
     cloudformation.get_waiter("stack_create_complete").wait(
@@ -173,7 +173,7 @@ def _block(lab: Lab, api: TokenApi, caller: Credentials, requests: int, at_a_tim
     """Send requests, and count what they cost.
 
     Raises:
-        RuntimeError: one was not answered 200.
+        RuntimeError: a response was not 200.
     """
     server = lab.stack.aws.process_id
     with ThreadPoolExecutor(at_a_time) as threads:

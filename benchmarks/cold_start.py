@@ -22,7 +22,7 @@ class Start:
     """One cold start.
 
     Attributes:
-        seconds: from the interpreter's first line to the answer.
+        seconds: from the interpreter's first line to the response.
         cpu_seconds: the processor time of it.
     """
 
@@ -55,9 +55,9 @@ def take_turns(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, St
     found: dict[str, list[Start]] = {name: [] for name in candidates}
     for number in range(_UNMEASURED + rounds):
         for name, run in candidates.items():
-            answer = run()
+            response = run()
             if number >= _UNMEASURED:
-                seconds, cpu = answer["seconds"], answer["cpu_seconds"]
+                seconds, cpu = response["seconds"], response["cpu_seconds"]
                 found[name].append(Start(float(str(seconds)), float(str(cpu))))
     return {name: Starts(starts) for name, starts in found.items()}
 

@@ -65,7 +65,7 @@ class Lab:
         """Run a script of `children/` in a fresh bare interpreter; its last line, as JSON.
 
         Raises:
-            RuntimeError: it failed; with the end of what it said.
+            RuntimeError: it failed; with the end of what it printed.
         """
         run = subprocess.run(
             [self.python, "-I", "-B", ROOT / "benchmarks" / "children" / script, *arguments],

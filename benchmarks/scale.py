@@ -111,7 +111,7 @@ class Scenario:
         environments: the most that Lambda starts (the account's concurrency).
         warm: environments that are ready from the beginning (provisioned concurrency).
         start_seconds: a cold start, or the restoring of a snapshot.
-        read_seconds: Parameter Store's and KMS's answer.
+        read_seconds: Parameter Store's and KMS's response.
         vend_seconds: the rest of a request.
         api_per_second: what API Gateway lets through; the template's RequestsPerSecond.
     """
@@ -147,7 +147,7 @@ class Outcome:
         vended: 200.
         unavailable: 503, every try to read the store was throttled.
         refused: 429 by API Gateway or Lambda.
-        seconds: of each request that was answered 200.
+        seconds: of each request with a 200 response.
         reads: requests to Parameter Store that it served.
         throttled_reads: that it did not.
         environments: started, the warm ones included.
@@ -182,7 +182,7 @@ class World:
         self._idle = [Environment() for _ in range(scenario.warm)]
 
     def run(self) -> Outcome:
-        """Let all callers arrive, and wait for the last answer."""
+        """Let all callers arrive, and wait for the last response."""
         for moment in self._arrivals():
             self.timeline.after(moment, self._arrive)
         self.timeline.run()
@@ -216,7 +216,7 @@ class World:
     def _vend(self, environment: Environment, grant: int, began: float) -> None:
         read_at = environment.read_at.get(grant)
         if read_at is not None and self.timeline.now - read_at < self.scenario.cache_window:
-            self._answer(environment, began, is_live=True)
+            self._respond(environment, began, is_live=True)
         else:
             self._read(environment, grant, began, tries=1)
 
@@ -226,7 +226,7 @@ class World:
             environment.read_at[grant] = self.timeline.now
             self.timeline.after(
                 self.scenario.read_seconds,
-                lambda: self._answer(environment, began, is_live=True),
+                lambda: self._respond(environment, began, is_live=True),
             )
             return
         self.outcome.throttled_reads += 1
@@ -239,9 +239,9 @@ class World:
         is_remembered = grant in environment.read_at  # it is vended on while it lives
         if is_remembered:
             environment.read_at[grant] = self.timeline.now
-        self._answer(environment, began, is_live=is_remembered)
+        self._respond(environment, began, is_live=is_remembered)
 
-    def _answer(self, environment: Environment, began: float, *, is_live: bool) -> None:
+    def _respond(self, environment: Environment, began: float, *, is_live: bool) -> None:
         def end() -> None:
             self._idle.append(environment)
             self._places.give_back()

@@ -129,11 +129,11 @@ class BrokerStack:
         )
 
     def refresh(self, event: object) -> dict[str, object]:
-        """Invoke the refresh function and wait for its answer."""
-        answer = self.administrator.client("lambda").invoke(
+        """Invoke the refresh function and wait for its response."""
+        response = self.administrator.client("lambda").invoke(
             FunctionName=self.outputs["RefreshFunctionName"], Payload=json.dumps(event).encode()
         )
-        payload: dict[str, object] = json.loads(answer["Payload"].read())
+        payload: dict[str, object] = json.loads(response["Payload"].read())
         return payload
 
     def log_messages(self, function: str) -> Iterator[str]:
@@ -143,22 +143,22 @@ class BrokerStack:
     def messages_of(self, group: str) -> Iterator[str]:
         """A log group's messages, oldest first.
 
-        The embedded CloudWatch answers with the oldest 10,000 events of a request and names no
+        The embedded CloudWatch responds with the oldest 10,000 events of a request and names no
         next page, hence the start times.
         """
         pages = self.administrator.client("logs").get_paginator("filter_log_events")
-        start = told = 0  # so many of the events at `start` have been yielded
+        start = seen = 0  # so many of the events at `start` have been yielded
         while True:
             found = [
                 event
                 for page in pages.paginate(logGroupName=group, startTime=start)
                 for event in page["events"]
-            ][told:]
+            ][seen:]
             if not found:
                 return
             yield from (event["message"] for event in found)
             last = found[-1]["timestamp"]
-            told = sum(event["timestamp"] == last for event in found) + told * (last == start)
+            seen = sum(event["timestamp"] == last for event in found) + seen * (last == start)
             start = last
 
     def log_records(self, function: str) -> list[dict[str, object]]:

@@ -17,8 +17,8 @@ _POOL: Final = urllib3.PoolManager(maxsize=64, retries=False, timeout=30.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the API answered; its repr holds no token.
+class Response:
+    """What the API returned; its repr holds no token.
 
     Attributes:
         status: the HTTP status.
@@ -86,16 +86,16 @@ class TokenApi:
         method: str = "GET",
         headers: dict[str, str] | None = None,
         body: bytes = b"",
-    ) -> Answer:
+    ) -> Response:
         """Ask, signed by `credentials` (Signature Version 4), or anonymously with None."""
         url = f"{self.endpoint_url}/{self.stage}{path}"
         request = AWSRequest(method, url, {"Host": self.host, **(headers or {})}, body)
         if credentials:
             SigV4Auth(credentials, "execute-api", REGION).add_auth(request)
         signed = dict(request.headers.items())
-        return Answer.of(_POOL.request(method, url, headers=signed, body=body or None))
+        return Response.of(_POOL.request(method, url, headers=signed, body=body or None))
 
-    def get(self, path: str, credentials: Credentials | None) -> Answer:
+    def get(self, path: str, credentials: Credentials | None) -> Response:
         """GET a path, signed or anonymously."""
         return self.request(path, credentials)
 
@@ -148,6 +148,6 @@ def create_role(
 
 def assume_role(administrator: boto3.Session, role_arn: str) -> Credentials:
     """A session of a role, named `job-1`."""
-    answer = administrator.client("sts").assume_role(RoleArn=role_arn, RoleSessionName="job-1")
-    key = answer["Credentials"]
+    reply = administrator.client("sts").assume_role(RoleArn=role_arn, RoleSessionName="job-1")
+    key = reply["Credentials"]
     return Credentials(key["AccessKeyId"], key["SecretAccessKey"], key["SessionToken"])

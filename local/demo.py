@@ -24,7 +24,7 @@ from broker_cli.console import is_plain
 from broker_cli.render import GrantRow, StatusView
 from broker_cli.status import look
 from local.broker_stack import STACK_NAME, BrokerStack, wait_until
-from local.callers import Answer, create_role, create_user
+from local.callers import Response, create_role, create_user
 from local.embedded_aws import EmbeddedAws, EmbeddedAwsFailed
 from local.fake_enable import Client, FakeEnable
 from token_vendor.vend import GrantState
@@ -47,7 +47,7 @@ class Row:
 
     @property
     def is_as_expected(self) -> bool:
-        """Whether the answer is the one that it should be."""
+        """Whether the response is the one that it should be."""
         return self.expected == self.got
 
 
@@ -151,21 +151,21 @@ class Demo:
                 "newcomer": create_user(administrator, "newcomer", None),
             }
 
-    def _add(self, who: str, asked: str, expected: str, answer: Answer, remark: str = "") -> None:
-        got = str(answer.status)
-        if answer.status == 200:
-            scopes = str(answer.body["scope"]).split()
+    def _add(self, who: str, asked: str, expected: str, reply: Response, remark: str = "") -> None:
+        got = str(reply.status)
+        if reply.status == 200:
+            scopes = str(reply.body["scope"]).split()
             scope = scopes[0] if len(scopes) == 1 else f"{len(scopes)} scopes"
-            remark = f"{scope}, {answer.body['expires_in']} s left"
-        elif answer.status == 503:
-            remark = f"retry after {answer.headers.get('retry-after')} s"
+            remark = f"{scope}, {reply.body['expires_in']} s left"
+        elif reply.status == 503:
+            remark = f"retry after {reply.headers.get('retry-after')} s"
         elif not remark:
-            remark = str(answer.body.get("error", "refused by IAM"))
+            remark = str(reply.body.get("error", "refused by IAM"))
         self._rows.append(Row(who, asked, expected=expected, got=got, remark=remark))
 
     def _before_the_first_token(self, stack: BrokerStack, job: Credentials) -> None:
-        answer = stack.api.get("/tokens/deals", job)
-        self._add("reporting-job", "deals (no token yet)", "503", answer)
+        reply = stack.api.get("/tokens/deals", job)
+        self._add("reporting-job", "deals (no token yet)", "503", reply)
 
     def _ask(self, stack: BrokerStack, callers: dict[str, Credentials], enable: FakeEnable) -> None:
         api = stack.api
@@ -183,10 +183,10 @@ class Demo:
         self._add("anonymous", "deals", "403", api.get("/tokens/deals", None))
         self._add("reporting-job", "invoices", "404", api.get("/tokens/invoices", job))
         for query, expected in (("soon", "400"), ("86400", "503")):
-            answer = api.get(f"/tokens/deals?min_ttl={query}", job)
-            self._add("reporting-job", f"deals, min_ttl={query}", expected, answer)
+            reply = api.get(f"/tokens/deals?min_ttl={query}", job)
+            self._add("reporting-job", f"deals, min_ttl={query}", expected, reply)
 
-    def _use(self, enable: FakeEnable, path: str, token: Answer, expected: str) -> None:
+    def _use(self, enable: FakeEnable, path: str, token: Response, expected: str) -> None:
         response = urllib3.request(
             "GET",
             f"{enable.url}{path}",

@@ -113,10 +113,10 @@ class EmbeddedAws:
         return self.session(Credentials(account, "any"))
 
     def __enter__(self) -> Self:
-        """Start, and wait until it answers.
+        """Start, and wait until it responds.
 
         Raises:
-            EmbeddedAwsFailed: it ended, or did not answer in time.
+            EmbeddedAwsFailed: it ended, or did not respond in time.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="embedded-aws-"))
         try:

@@ -1,7 +1,7 @@
 """A fake Enable on loopback, so that the whole system runs without an account.
 
-It answers what a token client can see of Enable, and answers more strictly than Enable is
-known to: the token endpoint (`POST /oauth2/token`, OAuth 2.0 client credentials with Enable's
+It returns what a token client can see of Enable, and is stricter than Enable is
+known to be: the token endpoint (`POST /oauth2/token`, OAuth 2.0 client credentials with Enable's
 `dealtrack_registration_id`, RFC 6749 sections 4.4 and 5) and three areas of the API
 (`GET /v1/deals`, `/v1/activity`, `/v1/users`) that take its bearer tokens (RFC 6750).
 Secrets can be rotated, tokens revoked and the token endpoint broken while it runs.
@@ -136,7 +136,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
-    """What the token endpoint answers instead of a token, until the outage is lifted.
+    """What the token endpoint returns instead of a token, until the outage is lifted.
 
     Attributes:
         status: The HTTP status, such as 503 or 429; None closes the connection unanswered.
@@ -149,7 +149,7 @@ class Outage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRequestSeen:
-    """One answered request to the token endpoint; holds neither secret nor token.
+    """A request with its response, to the token endpoint; holds neither secret nor token.
 
     Attributes:
         at: When the request arrived (UTC).
@@ -171,7 +171,7 @@ class TokenRequestSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiRequestSeen:
-    """One answered request to an area of the API; does not hold the token.
+    """A request with its response, to an area of the API; does not hold the token.
 
     Attributes:
         at: When the request arrived (UTC).
@@ -216,7 +216,7 @@ class FakeEnable:
     `werkzeug.test.Client(fake_enable)` can call it without a socket. All of it is thread-safe.
 
     Attributes:
-        latency: How long the token endpoint sleeps before it answers; may be set at any time.
+        latency: How long the token endpoint sleeps before it responds; may be set at any time.
     """
 
     def __init__(
@@ -268,7 +268,7 @@ class FakeEnable:
         if self._server is not None:
             raise RuntimeError("the fake Enable is serving already")
         self._stopping.clear()
-        # Bound here, because werkzeug answers a port in use by ending the whole process.
+        # Bound here, because werkzeug reacts to a port in use by ending the whole process.
         with socket.create_server((_HOST, self._requested_port), backlog=128) as listener:
             self._server = make_server(
                 _HOST,
@@ -378,13 +378,13 @@ class FakeEnable:
 
     @property
     def token_requests(self) -> tuple[TokenRequestSeen, ...]:
-        """Every request to the token endpoint so far, in the order of the answers."""
+        """Every request to the token endpoint so far, in the order of the responses."""
         with self._lock:
             return tuple(self._token_requests)
 
     @property
     def api_requests(self) -> tuple[ApiRequestSeen, ...]:
-        """Every request to an area of the API so far, in the order of the answers."""
+        """Every request to an area of the API so far, in the order of the responses."""
         with self._lock:
             return tuple(self._api_requests)
 
@@ -402,26 +402,26 @@ class FakeEnable:
             tokens = [issued.token for issued in self._issued.values()]
         return iter(tokens)
 
-    # Answers
+    # Responses
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer one request (WSGI).
+        """Respond to one request (WSGI).
 
         Raises:
             ConnectionAbortedError: An outage closes the connection unanswered.
         """
-        response = self._answer(Request(environ))
+        response = self._respond(Request(environ))
         return response(environ, start_response)
 
-    def _answer(self, request: Request) -> Response:
+    def _respond(self, request: Request) -> Response:
         if request.path == _OAUTH_PATH:
-            return self._answer_token_request(request)
+            return self._respond_to_token_request(request)
         area = _AREAS.get(request.path)
         if area is not None:
-            return self._answer_api_request(request, area)
+            return self._respond_to_api_request(request, area)
         return _api_error(HTTPStatus.NOT_FOUND, "not_found", "there is no such resource")
 
-    def _answer_token_request(self, request: Request) -> Response:
+    def _respond_to_token_request(self, request: Request) -> Response:
         at = self._clock()
         body = request.get_data()  # read even in an outage: unread bytes would reset the connection
         self._stopping.wait(self.latency.total_seconds())
@@ -510,7 +510,7 @@ class FakeEnable:
             expires_in=int(lifetime.total_seconds()),
         )
 
-    def _answer_api_request(self, request: Request, area: _Area) -> Response:
+    def _respond_to_api_request(self, request: Request, area: _Area) -> Response:
         at = self._clock()
         token = _bearer_token(request)
         response = self._api_response(request, area, token, at)
@@ -531,7 +531,7 @@ class FakeEnable:
             return _api_error(
                 HTTPStatus.METHOD_NOT_ALLOWED,
                 "method_not_allowed",
-                "only GET is answered here",
+                "only GET is implemented here",
                 {"Allow": "GET"},
             )
         granted = None if token is None else self._granted_scopes(token, now)

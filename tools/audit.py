@@ -75,12 +75,14 @@ def checkov(template: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _checkov(*arguments: str) -> Iterator[Finding]:
-    told = json.loads(_run("checkov", *arguments, "--skip-download", "--quiet", "--output", "json"))
-    if told.get("parsing_errors"):
+    report = json.loads(
+        _run("checkov", *arguments, "--skip-download", "--quiet", "--output", "json")
+    )
+    if report.get("parsing_errors"):
         raise NotChecked("checkov could not read it")
-    if "summary" in told and not told["summary"]["passed"] + told["summary"]["failed"]:
+    if "summary" in report and not report["summary"]["passed"] + report["summary"]["failed"]:
         raise NotChecked("checkov looked at nothing")
-    for check in told.get("results", {}).get("failed_checks", []):
+    for check in report.get("results", {}).get("failed_checks", []):
         yield Finding(
             tool="checkov",
             rule=check["check_id"],
@@ -97,9 +99,9 @@ def cloudsplaining(template: dict[str, Any]) -> Iterator[Finding]:
         for policy in resource["Properties"]["Policies"]:
             document = json.dumps(_as_text(policy["PolicyDocument"]))
             found = json.loads(_run("python", "-c", CLOUDSPLAINING, stdin=document))
-            for rule, told in found.items():
-                if isinstance(told, dict):
-                    for action in told["findings"]:
+            for rule, report in found.items():
+                if isinstance(report, dict):
+                    for action in report["findings"]:
                         yield Finding(tool="cloudsplaining", rule=rule, where=f"{role} {action}")
 
 

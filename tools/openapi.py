@@ -1,6 +1,6 @@
 """`make openapi`: the token API's contract, docs/openapi.json, made from the code that keeps it.
 
-Routes, error codes, the fields of what is answered and the patterns of what is accepted are
+Routes, error codes, the fields of responses and the patterns of what is accepted are
 taken from where the functions have them. Written here is only what no code says: what each
 means to a caller. A route, a field or an error that is not described here ends the command.
 """
@@ -60,7 +60,7 @@ _FIELDS: Final[Mapping[type, Mapping[str, str]]] = {
         "seconds_left": "Whole seconds that its token has left; 0 without one.",
     },
 }
-"""What each field of an answer means."""
+"""What each field of a response means."""
 
 _CODES: Final[Mapping[str, str]] = {
     "invalid_request": "the request is malformed; `error_description` says how",
@@ -79,7 +79,7 @@ _GATEWAY: Final[Mapping[int, str]] = {
     403: "API Gateway: IAM does not allow it, or the signature is missing or wrong",
     429: "API Gateway: too many requests",
 }
-"""What API Gateway may answer to any operation before the function is asked."""
+"""What API Gateway may return for any operation before the function runs."""
 
 _RETRIED: Final = frozenset({429, 503})
 """The broker's refusals that say when to ask again."""
@@ -116,7 +116,7 @@ _TYPES: Final[Mapping[object, Json]] = {
     datetime: _MOMENT,
     tuple[str, ...]: _SCOPE,
 }
-"""How the fields of an answer are written in JSON."""
+"""How the fields of a response are written in JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +127,8 @@ class _Operation:
         name: the operationId.
         summary: a line of plain text.
         about: more, as Markdown.
-        answers: description and schema of what it says when all is well, by status.
-        errors: which of `ERRORS` it may answer.
+        responses: description and schema of each success, by status.
+        errors: which of `ERRORS` it may return.
         query: its query parameters: description and schema, by name.
         body: description, content type and schema of the body that it wants.
     """
@@ -136,7 +136,7 @@ class _Operation:
     name: str
     summary: str
     about: str
-    answers: Mapping[int, tuple[str, Json]]
+    responses: Mapping[int, tuple[str, Json]]
     errors: tuple[type[BrokerError], ...]
     query: Mapping[str, tuple[str, Json]] = field(default_factory=dict)
     body: tuple[str, str, Json] | None = None
@@ -147,7 +147,7 @@ _OPERATIONS: Final[Mapping[tuple[object, object], _Operation]] = {
         name="getToken",
         summary="A live token of a grant",
         about="IAM decides by the path who may have it, then the grant's `callers` if it has any.",
-        answers={200: ("A live token.", _schema("VendedToken"))},
+        responses={200: ("A live token.", _schema("VendedToken"))},
         errors=(
             InvalidRequest,
             CallerNotAllowed,
@@ -171,7 +171,7 @@ _OPERATIONS: Final[Mapping[tuple[object, object], _Operation]] = {
         name="reportRejection",
         summary="Enable refused this token",
         about="Who may have a grant's token, and may call this path, may report that it is dead.",
-        answers={
+        responses={
             200: (
                 "It is no longer the current one: ask for a token.",
                 _object(status={"const": "replaced"}),
@@ -192,7 +192,7 @@ _OPERATIONS: Final[Mapping[tuple[object, object], _Operation]] = {
         name="listGrants",
         summary="The grants open to the caller",
         about="As far as their `callers` decide it; IAM may allow fewer. Holds no token.",
-        answers={
+        responses={
             200: (
                 "The grants, in the order of grants.toml.",
                 _object(grants={"type": "array", "items": _schema("GrantStatus")}),
@@ -208,7 +208,7 @@ _OPERATIONS: Final[Mapping[tuple[object, object], _Operation]] = {
             "itself today: it keeps its request and signs it. Only for grants whose `callers` name "
             "the caller, because IAM cannot tell one scope from another here."
         ),
-        answers={200: ("A live token.", _schema("VendedToken"))},
+        responses={200: ("A live token.", _schema("VendedToken"))},
         errors=(InvalidRequest, UnsupportedGrantType, InvalidScope, NoLiveToken, GrantBlocked),
         body=(
             f"At most {api_event.MAX_BODY_CHARS} characters; other fields are not looked at.",
@@ -230,7 +230,7 @@ def document() -> Json:
 
     Raises:
         KeyError: the code has a route, a field, a field's type or an error code of which
-            nothing is said here.
+            nothing stands here.
     """
     paths: dict[str, Json] = {}
     for method, path in app._ROUTES:
@@ -282,7 +282,7 @@ def document() -> Json:
 
 
 def _record(record: type) -> Json:
-    """The schema of a dataclass that is answered as JSON."""
+    """The schema of a dataclass that is returned as JSON."""
     hints, about = get_type_hints(record), _FIELDS[record]
     properties: dict[str, Json] = {}
     for entry in fields(record):
@@ -316,7 +316,7 @@ def _gateway_refusal() -> Json:
 
 
 def _operation(path: str, operation: _Operation) -> Json:
-    told: Json = {
+    output: Json = {
         "operationId": operation.name,
         "summary": operation.summary,
         "description": operation.about,
@@ -333,12 +333,12 @@ def _operation(path: str, operation: _Operation) -> Json:
     }
     if operation.body:
         about, content_type, schema = operation.body
-        told["requestBody"] = {
+        output["requestBody"] = {
             "description": about,
             "required": True,
             "content": {content_type: {"schema": schema}},
         }
-    return told
+    return output
 
 
 def _path_parameters(path: str) -> list[Json]:
@@ -357,7 +357,7 @@ def _path_parameters(path: str) -> list[Json]:
 
 def _responses(operation: _Operation) -> dict[int, Json]:
     responses = {
-        status: _response(about, schema) for status, (about, schema) in operation.answers.items()
+        status: _response(about, schema) for status, (about, schema) in operation.responses.items()
     }
     errors: dict[int, list[type[BrokerError]]] = {status: [] for status in _GATEWAY}
     for error in dict.fromkeys((*operation.errors, _FAULT)):
@@ -388,12 +388,12 @@ def _response(about: str, schema: Json, *, is_ours: bool = True, may_retry: bool
     Args:
         about: its description.
         schema: of its body.
-        is_ours: only the function answers it, so that its headers are always there.
+        is_ours: only the function returns it, so that its headers are always there.
         may_retry: it says when to ask again.
     """
     headers: Json = {
         name: {
-            "description": "No cache keeps an answer.",
+            "description": "No cache keeps a response.",
             "required": is_ours,
             "schema": {"type": "string", "const": value},
         }
@@ -413,10 +413,10 @@ def _response(about: str, schema: Json, *, is_ours: bool = True, may_retry: bool
 
 
 def _fixed_headers() -> Mapping[str, str]:
-    """What every answer of the function carries, the content type aside."""
+    """What every response of the function carries, the content type aside."""
     headers = json_response(200, "")["headers"]
     if not isinstance(headers, dict):
-        raise TypeError("an answer without headers")
+        raise TypeError("a response without headers")
     return {name: value for name, value in headers.items() if name != "Content-Type"}
 
 

@@ -43,13 +43,13 @@ def licence(package: str) -> str:
     Raises:
         ValueError: it does not say.
     """
-    told = importlib.metadata.metadata(package)
+    found = importlib.metadata.metadata(package)
     classified = [
         line.rpartition(" :: ")[2]
-        for line in told.get_all("Classifier", [])
+        for line in found.get_all("Classifier", [])
         if line.startswith("License :: ") and line.count(" :: ") > 1
     ]
-    for names in (told.get_all("License-Expression"), classified, told.get_all("License")):
+    for names in (found.get_all("License-Expression"), classified, found.get_all("License")):
         if names:
             return ", ".join(names)
     raise ValueError(f"{package} names no licence; look it up, and add it here")
@@ -82,12 +82,12 @@ def bill(artifact: str) -> dict[str, Any]:
             f"requirements/{ARTIFACTS[artifact]}",
         )
         _run(*uv, *install, "--python", str(python))
-        told = _run(
+        found = _run(
             str(ROOT / ".venv-audit" / "bin" / "cyclonedx-py"),
             *("environment", "--PEP-639", "--output-reproducible"),
             *("--schema-version", "1.6", "--output-format", "JSON", str(python)),
         )
-    document = cast("dict[str, Any]", json.loads(told))
+    document = cast("dict[str, Any]", json.loads(found))
     document["metadata"]["component"] = {
         "type": "application",
         "bom-ref": artifact,

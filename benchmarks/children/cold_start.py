@@ -1,6 +1,6 @@
 """One cold start: ARGV is MODULE, EVENT_FILE and the folders that stand for /var/task and /opt.
 
-The clock starts at the first line and stops when the handler has answered.
+The clock starts at the first line and stops when the handler has returned.
 """
 
 import time
@@ -30,11 +30,11 @@ module, event_file, *folders = sys.argv[1:]
 sys.path[:0] = folders
 handler = importlib.import_module(module).lambda_handler
 with open(event_file, encoding="utf-8") as file:  # noqa: PTH123 - pathlib is an import
-    answer = handler(json.load(file), Context)
+    response = handler(json.load(file), Context)
 seconds, cpu_seconds = time.perf_counter() - _BEGAN, time.process_time() - _BEGAN_CPU
-has_vended = answer.get("statusCode") == 200
-has_renewed = [g["state"] for g in answer.get("grants", {}).values()] == ["renewed"]
+has_vended = response.get("statusCode") == 200
+has_renewed = [g["state"] for g in response.get("grants", {}).values()] == ["renewed"]
 if not (has_vended or has_renewed):
-    raise SystemExit(f"neither a token nor a renewal: status {answer.get('statusCode')}")
+    raise SystemExit(f"neither a token nor a renewal: status {response.get('statusCode')}")
 print()
 print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "modules": len(sys.modules)}))

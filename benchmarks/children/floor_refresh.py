@@ -21,7 +21,7 @@ ssm, secrets = boto3.client("ssm"), boto3.client("secretsmanager")
 name = os.environ["TOKEN_PARAMETER_PREFIX"] + "/deals"
 ssm.get_parameter(Name=name, WithDecryption=True)
 secret = secrets.get_secret_value(SecretId=os.environ["SECRET_PREFIX"] + "default")["SecretString"]
-answer = urllib3.PoolManager().request(
+response = urllib3.PoolManager().request(
     "POST",
     os.environ["TOKEN_URL"],
     body=urlencode(
@@ -29,12 +29,12 @@ answer = urllib3.PoolManager().request(
     ),
     headers={"Content-Type": "application/x-www-form-urlencoded"},
 )
-if answer.status != 200:
-    raise SystemExit(f"no token: HTTP {answer.status}")
+if response.status != 200:
+    raise SystemExit(f"no token: HTTP {response.status}")
 # Beside the real one, so that the vendor's measurements go on meeting what it can read.
 ssm.put_parameter(
     Name=name + "-floor",
-    Value=answer.data.decode(),
+    Value=response.data.decode(),
     Type="SecureString",
     KeyId=os.environ["TOKEN_KEY_ARN"],
     Tier="Intelligent-Tiering",

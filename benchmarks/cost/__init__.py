@@ -13,7 +13,7 @@ from benchmarks.results import Row
 from token_broker.grants import load_grants
 
 LISTED_ON: Final = date(2026, 6, 30)
-"""What AWS's public pages said for Europe (Ireland), in USD, by then; look again before relying."""
+"""What AWS's public pages listed for Europe (Ireland), in USD, then; check before use."""
 
 GRANTS: Final = (1, 50, 500)
 VENDS: Final = (100_000, 10_000_000, 1_000_000_000)
@@ -142,7 +142,7 @@ def secret_in_every_service(grants: int) -> dict[str, float]:
 
 
 def api_destinations(calls: int) -> dict[str, float]:
-    """EventBridge calls Enable's API for each event; it gives nobody a token, nor the answer."""
+    """EventBridge calls Enable's API for each event; it gives nobody a token, nor the response."""
     return {"custom events": calls, "API destinations": calls}
 
 

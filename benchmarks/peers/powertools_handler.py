@@ -62,5 +62,5 @@ def get_token(grant: str, min_ttl: Annotated[int, Query(ge=0)] = 0) -> VendedTok
 @tracer.capture_lambda_handler(capture_response=False)
 @metrics.log_metrics
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Answer a request."""
+    """Respond to a request."""
     return app.resolve(event, context)

@@ -27,8 +27,8 @@ _TIMEOUT: Final = timedelta(seconds=32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the token API answered; its repr holds no token."""
+class Response:
+    """What the token API returned; its repr holds no token."""
 
     status: int
     headers: Mapping[str, str]
@@ -60,7 +60,7 @@ class TokenApi:
             self._url = f"{endpoint.scheme}://{endpoint.netloc}{parts.path}"
             self._host = f"{api_id}.execute-api.localhost:{endpoint.port}"
 
-    def token(self, grant: str, session: boto3.Session | None, query: str = "") -> Answer:
+    def token(self, grant: str, session: boto3.Session | None, query: str = "") -> Response:
         """Ask for a grant's token; the rest as `get`."""
         if not _GRANT.fullmatch(grant):
             raise Failure(
@@ -76,15 +76,15 @@ class TokenApi:
         """
         return self._request(method, path, None).status
 
-    def get(self, path: str, session: boto3.Session | None) -> Answer:
+    def get(self, path: str, session: boto3.Session | None) -> Response:
         """GET a path, signed by a session, or anonymously with None.
 
         Raises:
-            Failure: there is no answer, or the request cannot be signed.
+            Failure: there is no response, or the request cannot be signed.
         """
         return self._request("GET", path, session)
 
-    def _request(self, method: str, path: str, session: boto3.Session | None) -> Answer:
+    def _request(self, method: str, path: str, session: boto3.Session | None) -> Response:
         url = self._url + path
         headers = {"Host": self._host} if self._host else {}
         try:
@@ -98,7 +98,7 @@ class TokenApi:
         except NoResponse as error:
             raise Failure(
                 f"no response from the token API: {error}",
-                "check the network; a private API (VpcEndpointIds) answers inside its VPC alone",
+                "check the network; a private API (VpcEndpointIds) responds inside its VPC alone",
                 ExitCode.AWS,
             ) from None
         try:
@@ -107,4 +107,4 @@ class TokenApi:
             body = {}
         names = {name.lower(): value for name, value in response.headers.items()}
         body = body if isinstance(body, dict) else {}
-        return Answer(status=response.status, headers=names, body=body)
+        return Response(status=response.status, headers=names, body=body)

@@ -127,7 +127,7 @@ class Stack:
         if not session.region_name:
             raise NoRegionError
         try:
-            answer = session.client("cloudformation", config=CONFIG).describe_stacks(StackName=name)
+            reply = session.client("cloudformation", config=CONFIG).describe_stacks(StackName=name)
         except ClientError as error:
             if error.response["Error"]["Code"] != "ValidationError":
                 raise
@@ -136,8 +136,8 @@ class Stack:
                 "name it with --stack; AWS_PROFILE and AWS_DEFAULT_REGION say where to look",
                 ExitCode.AWS,
             ) from None
-        stack = answer["Stacks"][0]
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        stack = reply["Stacks"][0]
+        date = reply["ResponseMetadata"]["HTTPHeaders"].get("date")
         found = cls(
             name=name,
             session=session,
@@ -209,8 +209,8 @@ class Stack:
     def resource(self, logical_id: str) -> str:
         """The physical id of a resource of the template."""
         client = self.session.client("cloudformation", config=CONFIG)
-        answer = client.describe_stack_resource(StackName=self.name, LogicalResourceId=logical_id)
-        return answer["StackResourceDetail"]["PhysicalResourceId"]
+        reply = client.describe_stack_resource(StackName=self.name, LogicalResourceId=logical_id)
+        return reply["StackResourceDetail"]["PhysicalResourceId"]
 
     def start_refresh(self, event: Mapping[str, object]) -> None:
         """Have the refresh function run, without waiting for it."""
@@ -222,12 +222,12 @@ class Stack:
 
     def refresh(self, event: Mapping[str, object]) -> Run:
         """Have the refresh function run, and wait for what it says."""
-        answer = self.session.client("lambda", config=_INVOKE).invoke(
+        reply = self.session.client("lambda", config=_INVOKE).invoke(
             FunctionName=self.outputs["RefreshFunctionName"], Payload=json.dumps(event).encode()
         )
-        said = json.loads(answer["Payload"].read())
-        if "FunctionError" not in answer:
-            return Run(grants=said["grants"])
-        message = str(said.get("errorMessage", "")).removeprefix("not renewed: ")
-        kind = str(said.get("errorType", "Unknown"))
+        output = json.loads(reply["Payload"].read())
+        if "FunctionError" not in reply:
+            return Run(grants=output["grants"])
+        message = str(output.get("errorMessage", "")).removeprefix("not renewed: ")
+        kind = str(output.get("errorType", "Unknown"))
         return Run(grants={}, error=kind, causes=tuple(message.split(" | ")))

@@ -58,9 +58,9 @@ def doctor(stack: StackName, grants_file: Grants, json: Json = False) -> None:
                 _show(check)
     first = next((check for check in checks if check.verdict == "wrong"), None)
     if json:
-        told = [asdict(check) for check in checks]
+        shown = [asdict(check) for check in checks]
         name = first.check if first else ""
-        say_json({"stack": stack, "is_well": first is None, "first": name, "checks": told})
+        say_json({"stack": stack, "is_well": first is None, "first": name, "checks": shown})
     elif first:
         say(f"\nwrong: {first.check}: {first.found}\nnext:  {first.fix}")
     else:
@@ -91,10 +91,10 @@ def _walk(stack: Stack, file: GrantsFile) -> Iterator[Check]:
         return start_check(rows, list(faults)) or runs_check(rows, stack.interval, now)
 
     yield _guarded("refresher", look_at_runs)
-    told: set[str] = set()
+    shown: set[str] = set()
     for row in rows:
-        yield grant_check(row, datetime.now(UTC), is_cause_told=row.cause in told)
-        told.add(row.cause)
+        yield grant_check(row, datetime.now(UTC), is_cause_shown=row.cause in shown)
+        shown.add(row.cause)
     yield _guarded("token API", lambda: _api(stack))
     yield _guarded("alarms", lambda: _alarms(stack))
     yield _guarded("failures queue", lambda: _queue(stack))
@@ -159,7 +159,7 @@ def _secret(stack: Stack, connection: str) -> SecretVersion | Check:
 
 
 def _endpoint(stack: Stack, connection: str, url: str) -> Check:
-    """Whether it answers a request without credentials, and what time it thinks it is."""
+    """Whether it responds to a request without credentials, and what time it thinks it is."""
     name = f"endpoint of {connection}"
     try:
         response = HttpClient().request("GET", url, headers={}, limit=_ENDPOINT_TIMEOUT)
@@ -182,7 +182,7 @@ def credentials_check(connection: str, tried: trial.Trial) -> Check:
     name = f"credentials of {connection}"
     if not tried.grant:
         fix = f"broker secret set --connection {connection} (or ask Enable, if it is down)"
-        return Check(name, "wrong", tried.answer, fix)
+        return Check(name, "wrong", tried.response, fix)
     return Check(name, "good", f"Enable gave a token for {tried.grant}")
 
 
@@ -213,9 +213,9 @@ def runs_check(rows: list[GrantRow], interval: timedelta, now: datetime) -> Chec
     return Check("refresher", "good", last_ran)
 
 
-def grant_check(row: GrantRow, now: datetime, *, is_cause_told: bool = False) -> Check:
+def grant_check(row: GrantRow, now: datetime, *, is_cause_shown: bool = False) -> Check:
     """One grant: served, and without a trouble that will end that."""
-    cause = "" if is_cause_told else row.cause
+    cause = "" if is_cause_shown else row.cause
     name, why = f"grant {row.grant}", ": ".join(filter(None, [row.reason, cause]))
     if row.reason == "blocked":
         return Check(name, "wrong", f"blocked: {row.cause}", f"broker unblock {row.grant}")
@@ -235,7 +235,7 @@ def _api(stack: Stack) -> Check:
     except Failure as error:
         return Check("token API", "unknown", str(error), error.next_step)
     if status == 403:
-        return Check("token API", "good", "it answers, and refuses an unsigned call")
+        return Check("token API", "good", "it responds, and refuses an unsigned call")
     return Check("token API", "wrong", f"an unsigned call got {status}, not 403", "deploy again")
 
 
@@ -254,11 +254,11 @@ def _alarms(stack: Stack) -> Check:
 
 
 def _queue(stack: Stack) -> Check:
-    answer = stack.session.client("sqs", config=CONFIG).get_queue_attributes(
+    reply = stack.session.client("sqs", config=CONFIG).get_queue_attributes(
         QueueUrl=stack.resource("RefreshFailuresQueue"),
         AttributeNames=["ApproximateNumberOfMessages"],
     )
-    waiting = int(answer["Attributes"]["ApproximateNumberOfMessages"])
+    waiting = int(reply["Attributes"]["ApproximateNumberOfMessages"])
     if not waiting:
         return Check("failures queue", "good", "empty")
     found = f"{waiting} runs failed for good, some maybe long ago"

@@ -54,10 +54,10 @@ def explain(
             callers_lock(found, caller),
             token_lock(row, found),
         ]
-    answer = gets_a_token(locks)
+    verdict = gets_a_token(locks)
     if json:
-        told = [asdict(lock) for lock in locks]
-        say_json({"grant": grant, "principal": caller, "gets_a_token": answer, "locks": told})
+        output = [asdict(lock) for lock in locks]
+        say_json({"grant": grant, "principal": caller, "gets_a_token": verdict, "locks": output})
     else:
         for lock in locks:
             mark, style = _MARKS[lock.verdict]
@@ -68,9 +68,9 @@ def explain(
                 "yes": f"{caller} gets the token of {grant}",
                 "no": f"{caller} does not get the token of {grant}: refused by {first}",
                 "unknown": f"{caller} gets the token of {grant}, as far as can be seen from here",
-            }[answer]
+            }[verdict]
         )
-    if answer == "no":
+    if verdict == "no":
         raise typer.Exit(ExitCode.WRONG)
 
 
@@ -104,7 +104,7 @@ def _iam(stack: Stack, caller: str, grant: str) -> Lock:
     try:
         if resource.startswith("role/"):  # a session's ARN has lost the role's path
             caller = iam.get_role(RoleName=resource.rpartition("/")[2])["Role"]["Arn"]
-        answer = iam.simulate_principal_policy(
+        reply = iam.simulate_principal_policy(
             PolicySourceArn=caller,
             ActionNames=["execute-api:Invoke"],
             ResourceArns=[stack.api_arn("GET", f"/tokens/{grant}")],
@@ -113,7 +113,7 @@ def _iam(stack: Stack, caller: str, grant: str) -> Lock:
         if error.response["Error"]["Code"] == "NoSuchEntity":
             return Lock("IAM", "refuses", "there is no such principal in this account")
         return Lock("IAM", "unknown", describe_fault(error)[1])
-    decision = answer["EvaluationResults"][0]["EvalDecision"]
+    decision = reply["EvaluationResults"][0]["EvalDecision"]
     if decision == "allowed":
         return Lock("IAM", "passes", f"its policies allow GET /tokens/{grant}")
     if decision == "explicitDeny":

@@ -51,11 +51,11 @@ class Report:
         at = datetime.fromtimestamp(int(message["Attributes"]["SentTimestamp"]) / 1000, UTC)
         try:
             record = json.loads(message["Body"])
-            context, answer = record["requestContext"], record.get("responsePayload") or {}
+            context, response = record["requestContext"], record.get("responsePayload") or {}
             return cls(
                 at=at,
-                error=printable(answer.get("errorType") or context["condition"]),
-                causes=_causes(str(answer.get("errorMessage") or "")),
+                error=printable(response.get("errorType") or context["condition"]),
+                causes=_causes(str(response.get("errorMessage") or "")),
                 tries=int(context["approximateInvokeCount"]),
             )
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -89,8 +89,8 @@ def failures(
     with received(client, url) as messages:
         reports = [Report.of(message) for message in messages]
         if json:
-            told = [report.as_json() for report in reports]
-            say_json({"reports": told, "is_cleared": clear})
+            output = [report.as_json() for report in reports]
+            say_json({"reports": output, "is_cleared": clear})
         else:
             _show(reports, clear=clear)
         if clear:
@@ -133,14 +133,14 @@ def received(client: "SQSClient", url: str) -> Iterator["list[MessageTypeDef]"]:
 
 
 def _receive(client: "SQSClient", url: str) -> "list[MessageTypeDef]":
-    answer = client.receive_message(
+    response = client.receive_message(
         QueueUrl=url,
         MaxNumberOfMessages=_BATCH,
         MessageSystemAttributeNames=["SentTimestamp"],
         VisibilityTimeout=_HIDDEN_SECONDS,
         WaitTimeSeconds=1,  # asks all of SQS's servers, where a short poll asks some
     )
-    return answer.get("Messages", [])
+    return response.get("Messages", [])
 
 
 def delete(client: "SQSClient", url: str, messages: "list[MessageTypeDef]") -> None:

@@ -75,7 +75,7 @@ DENIED: Final = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation
 
 
 def failure_of(error: Exception) -> Failure:
-    """Any other error as a failure, without the text of a request or an answer.
+    """Any other error as a failure, without the text of a request or a response.
 
     AWS's own sentence is kept for a missing permission alone: it names who, what and where.
     """
@@ -96,8 +96,8 @@ def failure_of(error: Exception) -> Failure:
 def _refused_by_aws(error: ClientError) -> Failure:
     code, cause = describe_fault(error)
     if code in DENIED:
-        said = printable(error.response["Error"].get("Message", ""))[:400]
-        return _aws(f"{cause}. {said}".strip(), "have that allowed, or use another AWS_PROFILE")
+        output = printable(error.response["Error"].get("Message", ""))[:400]
+        return _aws(f"{cause}. {output}".strip(), "have that allowed, or use another AWS_PROFILE")
     if code in _STALE:
         return _aws(cause, "log in again, and check this machine's clock")
     return _aws(cause, "see whether it is there (`broker doctor`), and try again")

@@ -34,17 +34,17 @@ def probe(
         ]
     is_well = all(expected == status for _, expected, status in calls)
     if json:
-        told = [
+        output = [
             {"caller": who, "expected": expected, "status": status, "is_well": expected == status}
             for who, expected, status in calls
         ]
-        say_json({"grant": grant, "is_well": is_well, "calls": told})
+        say_json({"grant": grant, "is_well": is_well, "calls": output})
     else:
         for who, expected, status in calls:
             good = expected == status
             mark, style = ("✓", "green") if good else ("✗", "red")
             remark = "" if good else f", not {expected}"
-            say(f"{mark} {who}: {grant} answered {status}{remark}", style=style)
+            say(f"{mark} {who}: {grant} returned {status}{remark}", style=style)
     if not is_well:
         say("next:  `broker doctor`", stderr=True)
         raise typer.Exit(ExitCode.WRONG)

@@ -21,7 +21,7 @@ def _one_of(*values: str) -> Schema:
 
 
 def _object(**properties: Schema) -> Schema:
-    """An object of exactly these, all there in every answer."""
+    """An object of exactly these, all there in every response."""
     return {
         "type": "object",
         "properties": properties,

@@ -164,7 +164,7 @@ def set_secret(
             tried = trial.try_out(credentials, url, grants)
         if not tried.grant:
             raise Failure(
-                f"not stored: {tried.answer}",
+                f"not stored: {tried.response}",
                 "the current secret is as it was; check the credentials, or the way to Enable",
             )
         candidate.promote()

@@ -57,12 +57,12 @@ def kept(stack: Stack) -> dict[str, Kept]:
     found = {}
     for parameter in parameters:
         name = parameter["Name"].removeprefix(f"{stack.prefix}/")
-        told = parameter.get("Description", "")
+        output = parameter.get("Description", "")
         if "/" not in name:
             found[name] = Kept(
                 stored_at=parameter["LastModifiedDate"].astimezone(UTC),
                 version=parameter["Version"],
-                block=printable(told[len(BLOCKED) :]) if told.startswith(BLOCKED) else None,
+                block=printable(output[len(BLOCKED) :]) if output.startswith(BLOCKED) else None,
             )
     return found
 
@@ -208,8 +208,12 @@ def status(
         return
     now = datetime.now(UTC)
     if json:
-        told = {"stack": stack, "at": rfc3339(now), "grants": [row_json(row, now) for row in rows]}
-        say_json(told)
+        shown = {
+            "stack": stack,
+            "at": rfc3339(now),
+            "grants": [row_json(row, now) for row in rows],
+        }
+        say_json(shown)
     else:
         say(StatusView(title=stack, rows=rows, now=now))
         if not rows:
@@ -219,7 +223,7 @@ def status(
 
 
 def _watch(stack: Stack, rows: list[GrantRow], every: int) -> None:
-    """Look again and again; what fails meanwhile is told and does not end it."""
+    """Look again and again; what fails meanwhile is reported and does not end it."""
     here, note = console(), ""
 
     def view() -> StatusView:

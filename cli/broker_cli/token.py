@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 import typer
 
-from broker_cli.api import Answer, TokenApi
+from broker_cli.api import Response, TokenApi
 from broker_cli.aws import Stack, new_session
 from broker_cli.console import printable, say, say_json, working
 from broker_cli.failures import ExitCode, Failure
@@ -46,45 +46,45 @@ def token(
     with working("asking"):
         session = new_session()
         api = TokenApi(url, session) if url else Stack.open(stack).api
-        answer = api.token(grant, session, f"?min_ttl={min_ttl}" if min_ttl else "")
-    if answer.status != 200:
-        raise refusal(answer, grant)
-    value = str(answer.body["access_token"])
+        response = api.token(grant, session, f"?min_ttl={min_ttl}" if min_ttl else "")
+    if response.status != 200:
+        raise refusal(response, grant)
+    value = str(response.body["access_token"])
     say(f"Authorization: Bearer {value}" if header else value)
 
 
-def refusal(answer: Answer, grant: str) -> Failure:
-    """What an answer without a token means to anyone who asked."""
-    told = printable(answer.body.get("error_description", "no reason given"))
-    if answer.status == 404:
+def refusal(response: Response, grant: str) -> Failure:
+    """What a response without a token means to anyone who asked."""
+    output = printable(response.body.get("error_description", "no reason given"))
+    if response.status == 404:
         return Failure(
             f"there is no grant {printable(grant)}",
             "`broker status` shows which there are",
             ExitCode.USAGE,
         )
-    if answer.status == 403:
-        return _forbidden(answer, grant)
-    if answer.status in {429, 503}:
-        again = answer.headers.get("retry-after", "a few")
+    if response.status == 403:
+        return _forbidden(response, grant)
+    if response.status in {429, 503}:
+        again = response.headers.get("retry-after", "a few")
         return Failure(
-            f"no token of {grant} now: {told}",
+            f"no token of {grant} now: {output}",
             f"try again in {printable(again)} seconds; `broker status` shows why",
             ExitCode.NOT_NOW,
         )
-    if answer.status == 400:
-        return Failure(told, "`broker token --help`", ExitCode.USAGE)
-    return Failure(f"the token API answered HTTP {answer.status}", "`broker doctor`")
+    if response.status == 400:
+        return Failure(output, "`broker token --help`", ExitCode.USAGE)
+    return Failure(f"the token API returned HTTP {response.status}", "`broker doctor`")
 
 
-def _forbidden(answer: Answer, grant: str) -> Failure:
+def _forbidden(response: Response, grant: str) -> Failure:
     """Which lock it was."""
-    if answer.body.get("error") == "access_denied":
+    if response.body.get("error") == "access_denied":
         return Failure(
             f"the callers of {grant} in grants.toml do not name you",
             f"`broker explain {grant} --as` your ARN shows it; add yourself there and deploy",
             ExitCode.REFUSED,
         )
-    if answer.headers.get("x-amzn-errortype", "").startswith(_SIGNATURE):
+    if response.headers.get("x-amzn-errortype", "").startswith(_SIGNATURE):
         return Failure(
             "the signature was not accepted",
             "check the AWS credentials and this machine's clock",

@@ -34,8 +34,8 @@ class Trial:
     refused: Mapping[str, str]
 
     @property
-    def answer(self) -> str:
-        """What it said of the first grant that it refused; empty if it refused none."""
+    def response(self) -> str:
+        """What Enable returned for the first grant that it refused; empty if it refused none."""
         return next(iter(self.refused.values()), "")
 
 

@@ -45,7 +45,7 @@ class _Use:
     unusable: str
 
     def check(self, actions: Iterable[str]) -> None:
-        """Raise what the service would answer if the caller may not, or the key cannot.
+        """Raise what the service would return if the caller may not, or the key cannot.
 
         KMS decides on the permission before it looks at the key's state.
 

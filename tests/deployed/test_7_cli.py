@@ -275,7 +275,7 @@ def test_trace_lists_the_events_of_a_token(renewed: Deployed, cli: Cli):
 def test_probe_is_an_exit_code_for_a_scheduler(cli: Cli):
     assert cli.json("probe")["is_well"]
     assert not cli.json("probe", "--grant", "forbidden", code=1)["is_well"]
-    assert "anonymous: forbidden answered 403" in cli("probe", "--grant", "forbidden").stdout
+    assert "anonymous: forbidden returned 403" in cli("probe", "--grant", "forbidden").stdout
 
 
 def test_failures_are_shown_and_stay_in_the_queue_until_they_are_cleared(

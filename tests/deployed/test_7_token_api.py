@@ -13,7 +13,7 @@ import urllib3
 from botocore.credentials import Credentials
 
 from local.broker_stack import wait_until
-from local.callers import Answer, create_role, create_user
+from local.callers import Response, create_role, create_user
 from tests.deployed.conftest import LIFETIME, STANDARD_GRANTS, Deployed
 from token_broker.models import fingerprint, rfc3339
 
@@ -92,7 +92,7 @@ def test_tried_out_callers_let_a_caller_through_and_log_that_they_would_refuse_i
     assert [r for r in records if r.get("WouldRefuse")]
 
 
-def oauth2_token(deployed: Deployed, caller: str, **form: str) -> Answer:
+def oauth2_token(deployed: Deployed, caller: str, **form: str) -> Response:
     return deployed.get(
         "/oauth2/token",
         caller,
@@ -162,7 +162,7 @@ def test_caller_sees_the_grants_open_to_it_without_a_token(renewed: Deployed):
     assert 0 <= int(mine["deals"]["seconds_left"]) <= 20
 
 
-def report(deployed: Deployed, token: str, caller: str = "user for all") -> Answer:
+def report(deployed: Deployed, token: str, caller: str = "user for all") -> Response:
     return deployed.get(
         "/tokens/users/rejection",
         caller,

@@ -21,7 +21,7 @@ NOT_CHECKED = {
     "key use of token-refresher": "takes no notice of condition keys",
     "key use of token-vendor": "takes no notice of condition keys",
     "API endpoint": "names no endpoint type",
-    "alarm receivers": "nobody is told",
+    "alarm receivers": "nobody is notified",
     "metric lines": "has made no metric",
 }
 """What the embedded AWS cannot show, and why; besides, it has no metric of the functions' own."""

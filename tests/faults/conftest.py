@@ -64,7 +64,7 @@ def forget(module: ModuleType) -> None:
             value.cache_clear()
 
 
-def leaks(said: str) -> list[str]:
+def leaks(output: str) -> list[str]:
     """Which spellings of the client secret, and which tokens, a text holds."""
     as_json = (json.dumps(NASTY_SECRET)[1:-1], json.dumps(NASTY_SECRET, ensure_ascii=False)[1:-1])
     spellings = {
@@ -85,27 +85,27 @@ def leaks(said: str) -> list[str]:
         ACCESS_TOKEN,
         OLD_TOKEN,
     }
-    return sorted(spelling for spelling in spellings if spelling in said)
+    return sorted(spelling for spelling in spellings if spelling in output)
 
 
 def all_said(error: BaseException | None) -> str:
     """All that printing, logging or reporting an error could show, its whole chain included."""
-    said: list[str] = []
+    output: list[str] = []
     todo, seen = [error], set[int]()
     while todo:
         link = todo.pop()
         if link is None or id(link) in seen:
             continue
         seen.add(id(link))
-        said += [str(link), repr(link), repr(link.args), repr(getattr(link, "__dict__", ""))]
-        said += traceback.format_exception(link)
+        output += [str(link), repr(link), repr(link.args), repr(getattr(link, "__dict__", ""))]
+        output += traceback.format_exception(link)
         todo += [link.__cause__, link.__context__]
-    return "\n".join(said)
+    return "\n".join(output)
 
 
 @dataclass
 class Told:
-    """What one invocation did, and everything that it said."""
+    """What one invocation did, and everything that it printed."""
 
     outcomes: tuple[Outcome, ...]
     summary: dict[str, Any] | None
@@ -151,7 +151,7 @@ class Handler:
         except RenewalFailed as failed:
             error = failed
         printed = self.capfd.readouterr()
-        said = [
+        output = [
             self.log.getvalue(),
             printed.out,
             printed.err,
@@ -162,7 +162,7 @@ class Handler:
             str(error.causes) if error else "",
             all_said(error),
         ]
-        return Told(listening.outcomes, summary, error, "\n".join(said))
+        return Told(listening.outcomes, summary, error, "\n".join(output))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A token endpoint that misbehaves as told, over real sockets on loopback.
+"""A token endpoint that misbehaves as reported, over real sockets on loopback.
 
 A script is a sequence of steps, one for each request; the last one repeats. What the server
 is sent it keeps only so that a test may look at the form, and prints nothing.

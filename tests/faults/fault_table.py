@@ -1059,7 +1059,7 @@ def _refusal(on: On, code: str) -> dict[str, str]:
 
 
 def _no_response(kind: str) -> dict[str, str]:
-    return {"reason": kind, "cause": f"AWS could not be reached or did not answer: {kind}"}
+    return {"reason": kind, "cause": f"AWS could not be reached or did not respond: {kind}"}
 
 
 _THROTTLED: Final = _code("ThrottlingException")

@@ -79,9 +79,9 @@ class FaultProxy:
         return config.merge(Config(proxies={"http": self.url}, **limits))
 
     def _call(self, method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
-        answer = self.pool.request(method, f"{self.url}/_microburst/{path}", **options)
-        assert answer.status < 300, answer.data
-        return answer
+        response = self.pool.request(method, f"{self.url}/_microburst/{path}", **options)
+        assert response.status < 300, response.data
+        return response
 
 
 @pytest.fixture(scope="session")
@@ -253,11 +253,11 @@ named = pytest.mark.parametrize(
 def test_fault_ends_as_the_table_says(row: AwsFault, broker: Broker) -> None:
     old = broker.environment.stored()
     broker.proxy.follow(row.on.rule(row.fault))
-    told = broker.refresh()
-    outcome = told.outcome
+    output = broker.refresh()
+    outcome = output.outcome
     assert (outcome.state, outcome.reason, outcome.cause) == (row.state, row.reason, row.cause)
-    assert (told.error is not None) == (row.state is State.FAILED)
-    assert not leaks(told.text)
+    assert (output.error is not None) == (row.state is State.FAILED)
+    assert not leaks(output.text)
     assert broker.proxy.fired() == [row.on.operation] * row.calls
     assert broker.environment.enable.requests == row.requests
     now_stored = broker.environment.stored()
@@ -351,9 +351,9 @@ def test_all_grants_land_though_few_writes_a_second_are_let_through(
     quota = Quota(per_second=15, left=3)
     store: Any = refresher.store
     store._writer.meta.events.register("before-send.ssm.PutParameter", quota)
-    told = handler(refresher)
-    assert {outcome.state for outcome in told.outcomes} == {State.RENEWED}
+    output = handler(refresher)
+    assert {outcome.state for outcome in output.outcomes} == {State.RENEWED}
     assert quota.refused > 0
     assert environment.enable.requests == len(grants)
     assert {environment.stored(name).access_token for name in grants} == {ACCESS_TOKEN}
-    assert not leaks(told.text)
+    assert not leaks(output.text)

@@ -145,7 +145,7 @@ class WatchedEndpoint:
 
 @dataclass
 class Vended:
-    """The vendor's answer to `GET /tokens/deals`."""
+    """The vendor's response to `GET /tokens/deals`."""
 
     status: int
     body: dict[str, Any]
@@ -193,8 +193,8 @@ class Broker:
     def vend(self) -> Vended:
         """What a caller gets in this moment."""
         forget(vendor_app)
-        answer = vendor_app.lambda_handler(VEND_EVENT, Context())
-        return Vended(answer["statusCode"], json.loads(answer["body"]), answer["headers"])
+        response = vendor_app.lambda_handler(VEND_EVENT, Context())
+        return Vended(response["statusCode"], json.loads(response["body"]), response["headers"])
 
     @property
     def requests(self) -> int:
@@ -342,27 +342,27 @@ def broker(
 # ── What is asserted ─────────────────────────────────────────────────────────────────────────
 
 
-def assert_said_as_expected(row: UpstreamFault, told: Told, broker: Broker) -> None:
-    outcome = told.outcome
+def assert_said_as_expected(row: UpstreamFault, output: Told, broker: Broker) -> None:
+    outcome = output.outcome
     assert (outcome.state, outcome.reason) == (row.state, row.reason)
     if isinstance(row.cause, re.Pattern):
         assert row.cause.fullmatch(outcome.cause), f"{outcome.cause!r} is not {row.cause.pattern!r}"
     else:
         assert outcome.cause == row.cause
     if row.state is State.FAILED:
-        assert told.error is not None
-        assert told.error.causes == {GRANT: outcome.cause}
-        assert str(told.error) == f"not renewed: {GRANT}: {outcome.cause}"
-        assert f'"reason":"{row.reason}"' in told.text
+        assert output.error is not None
+        assert output.error.causes == {GRANT: outcome.cause}
+        assert str(output.error) == f"not renewed: {GRANT}: {outcome.cause}"
+        assert f'"reason":"{row.reason}"' in output.text
     else:
-        assert told.summary is not None
-        assert told.summary["grants"][GRANT]["state"] == row.state.value
-    assert not leaks(told.text)
+        assert output.summary is not None
+        assert output.summary["grants"][GRANT]["state"] == row.state.value
+    assert not leaks(output.text)
     assert not leaks("\n".join(map(all_said, broker.endpoint.errors)))
 
 
-def assert_asked_as_expected(row: UpstreamFault, told: Told, broker: Broker) -> None:
-    assert told.outcome.attempts == row.attempts
+def assert_asked_as_expected(row: UpstreamFault, output: Told, broker: Broker) -> None:
+    assert output.outcome.attempts == row.attempts
     assert broker.requests == (row.attempts if row.arriving is None else row.arriving)
     tries_of_one_secret = row.attempts if not row.secret_stages else 1
     assert len(broker.waits) == tries_of_one_secret - 1
@@ -384,11 +384,11 @@ def assert_asked_as_expected(row: UpstreamFault, told: Told, broker: Broker) -> 
         }, "another form"
 
 
-def assert_held_as_expected(row: UpstreamFault, told: Told, broker: Broker, at: datetime) -> None:
+def assert_held_as_expected(row: UpstreamFault, output: Told, broker: Broker, at: datetime) -> None:
     state = broker.states.now()
     if row.hold is Hold.NONE:
         assert (state.backoff, state.grants) == (None, {})
-        assert told.outcome.retry_at is None
+        assert output.outcome.retry_at is None
         return
     of_grant, of_connection = state.grants.get(GRANT), state.backoff
     hold, other = (of_grant, of_connection) if row.hold is Hold.GRANT else (of_connection, of_grant)
@@ -398,13 +398,15 @@ def assert_held_as_expected(row: UpstreamFault, told: Told, broker: Broker, at: 
     length = row.held_seconds if row.hold is Hold.ASKED else 55
     assert at + timedelta(seconds=length) - SLACK <= hold.until
     assert hold.until <= broker.clock() + timedelta(seconds=length)
-    assert told.outcome.retry_at is not None
-    assert abs(told.outcome.retry_at - hold.until) <= timedelta(seconds=1)
+    assert output.outcome.retry_at is not None
+    assert abs(output.outcome.retry_at - hold.until) <= timedelta(seconds=1)
 
 
-def assert_stored_as_expected(row: UpstreamFault, told: Told, broker: Broker, at: datetime) -> None:
+def assert_stored_as_expected(
+    row: UpstreamFault, output: Told, broker: Broker, at: datetime
+) -> None:
     stored = broker.store.tokens[GRANT]
-    outcome = told.outcome
+    outcome = output.outcome
     assert (outcome.expires_at, outcome.fingerprint) == (stored.expires_at, stored.fingerprint)
     if row.is_replaced:
         assert stored.access_token != OLD_TOKEN
@@ -425,13 +427,13 @@ def test_fault_ends_as_the_table_says(row: UpstreamFault, broker: Broker) -> Non
     begun = broker.clock()
     old = broker.store.tokens[GRANT]
     started = time.monotonic()
-    told = broker.refresh()
+    output = broker.refresh()
     if row.is_hurried:
         assert time.monotonic() - started < 1.2 * HURRIED_SECONDS * row.attempts + 10
-    assert_said_as_expected(row, told, broker)
-    assert_asked_as_expected(row, told, broker)
-    assert_held_as_expected(row, told, broker, begun)
-    assert_stored_as_expected(row, told, broker, begun)
+    assert_said_as_expected(row, output, broker)
+    assert_asked_as_expected(row, output, broker)
+    assert_held_as_expected(row, output, broker, begun)
+    assert_stored_as_expected(row, output, broker, begun)
     if not row.is_replaced:
         assert broker.store.tokens == {GRANT: old}
         assert broker.vend().access_token == OLD_TOKEN
@@ -454,10 +456,10 @@ def test_failure_heals_as_the_table_says(row: UpstreamFault, broker: Broker) -> 
     asked = broker.requests
     broker.server.follow([SOUND])
     if row.hold is not Hold.NONE:
-        told = broker.refresh()
-        assert (told.outcome.state, told.outcome.reason) == (State.WAITING, row.reason)
-        assert told.error is not None
-        assert not leaks(told.text)
+        output = broker.refresh()
+        assert (output.outcome.state, output.outcome.reason) == (State.WAITING, row.reason)
+        assert output.error is not None
+        assert not leaks(output.text)
         assert broker.requests == asked
         assert broker.vend().access_token == OLD_TOKEN
         length = row.held_seconds if row.hold is Hold.ASKED else 60
@@ -481,10 +483,10 @@ def test_callers_without_a_stored_token_are_told_to_come_back(
     row: UpstreamFault, broker: Broker
 ) -> None:
     broker.store.tokens.clear()
-    told = broker.refresh()
-    assert (told.outcome.state, told.outcome.reason) == (State.FAILED, row.reason)
-    assert told.outcome.expires_at is None
-    assert not leaks(told.text)
+    output = broker.refresh()
+    assert (output.outcome.state, output.outcome.reason) == (State.FAILED, row.reason)
+    assert output.outcome.expires_at is None
+    assert not leaks(output.text)
     assert broker.store.tokens == {}
     vended = broker.vend()
     assert vended.status == 503

@@ -87,16 +87,16 @@ def by_atheris(
     """Try inputs that atheris makes, in a process of its own, as it ends its process."""
     command = [sys.executable, "-m", "tests.fuzz.coverage_guided", name, str(number)]
     with tempfile.TemporaryDirectory() as folder:
-        said = subprocess.run(
+        output = subprocess.run(
             [*command, str(seed_number), folder], capture_output=True, text=True, check=False
         )
         inputs = [file.read_bytes()[:400] for file in Path(folder).glob("crash-*")]
-    done = _DONE.findall(said.stderr)
+    done = _DONE.findall(output.stderr)
     tried = int(done[-1]) if done else 0
     advance(tried)
-    if said.returncode == 0 and done:
+    if output.returncode == 0 and done:
         return tried, []
-    return tried, [f"{said.stdout[-3000:]}\n{said.stderr[-3000:]}\ninput: {inputs}"]
+    return tried, [f"{output.stdout[-3000:]}\n{output.stderr[-3000:]}\ninput: {inputs}"]
 
 
 def run(name: str, number: int, seed_number: int, advance: Callable[[int], object]) -> Count:

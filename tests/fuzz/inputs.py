@@ -162,7 +162,7 @@ def grants_files(draw: st.DrawFn) -> str:
     return "\n".join(lines)
 
 
-# ── Answers over HTTP ────────────────────────────────────────────────────────────────────────────
+# ── Responses over HTTP ───────────────────────────────────────────────────────────────────────────
 
 _EXP: Final = int(NOW.timestamp())
 jwts = st.builds(
@@ -222,7 +222,7 @@ chunk_sizes = st.sampled_from(["0", "1", "-1", "-5", "ffffffffffffffffff", "x", 
 
 @st.composite
 def http_answers(draw: st.DrawFn, documents: st.SearchStrategy[Json]) -> bytes:
-    """The bytes of an answer: status line, headers, and a body framed in some way."""
+    """The bytes of a response: status line, headers, and a body framed in some way."""
     if draw(st.integers(0, 19)) == 0:
         return draw(st.binary(max_size=200))
     text = draw(json_texts(documents))

@@ -104,7 +104,7 @@ class Target:
     examples: tuple[bytes, ...] = ()
 
 
-# ── What is said, and by whom ────────────────────────────────────────────────────────────────────
+# ── What is stated, and by whom ───────────────────────────────────────────────────────────────────
 
 
 class _Overheard(logging.Handler):
@@ -123,7 +123,7 @@ class _Overheard(logging.Handler):
 
 @contextmanager
 def overhearing() -> Iterator[_Overheard]:
-    """Listen; at the end nothing may have been said that holds a secret."""
+    """Listen; at the end nothing may have been stated that holds a secret."""
     heard, root = _Overheard(), logging.getLogger()
     level = root.level
     streams: list[tuple[Any, Any]] = []
@@ -236,11 +236,11 @@ def check_grants(toml: str) -> None:
 
 
 def check_answer(data: bytes, url: str = "", http: HttpClient | None = None) -> None:
-    """An answer is a token worth storing, or one of the declared errors.
+    """A response is a token worth storing, or one of the declared errors.
 
     Args:
-        data: the answer's bytes, read from memory.
-        url: of a server that gives the answer instead, through `http`.
+        data: the response's bytes, read from memory.
+        url: of a server that gives the response instead, through `http`.
         http: the refresher's client.
     """
     clock, waits = FakeClock(), list[float]()
@@ -307,8 +307,8 @@ def check_secret(text: str) -> None:
     reader = SecretReader(cast("Any", _Secrets(text)), prefix=SECRET_PREFIX)
     broker.secrets = cast("Any", reader)
     with overhearing(), refresher_of(broker) as refresh:
-        [said] = _run(refresh, {}).values()
-    if said["state"] == "renewed":
+        [output] = _run(refresh, {}).values()
+    if output["state"] == "renewed":
         [request] = broker.endpoint.requests
         written, sent = (
             json.loads(text.removeprefix("\ufeff")),
@@ -317,7 +317,7 @@ def check_secret(text: str) -> None:
         for name in ("client_id", "client_secret", "dealtrack_registration_id"):
             assert sent[name] == [written[name]]
     else:
-        assert said["cause"].startswith(f"the secret {SECRET_PREFIX}default")
+        assert output["cause"].startswith(f"the secret {SECRET_PREFIX}default")
         assert broker.endpoint.requests == []
 
 
@@ -327,24 +327,24 @@ _API_STATUSES: Final = {200, 202, 400, 403, 404, 429, 503}
 
 
 def check_api_event(given: Any) -> None:
-    """Any event is answered, and no fault of ours is counted for it."""
+    """Any event gets a response, and no fault of ours is counted for it."""
     store = ParameterTokenStore(cast("Any", FakeSsm()), prefix="/p", key_id="key")
     store.write("deals", stored(age=300))
     store.write("reporting", stored("other", scope=GRANTS["reporting"].scope))
     with overhearing() as heard, vendor_of(store) as vend:
-        answer = vend(given)
-    assert answer["statusCode"] in _API_STATUSES
-    assert answer["headers"]["Cache-Control"] == "no-store"
-    body = json.loads(answer["body"])
+        response = vend(given)
+    assert response["statusCode"] in _API_STATUSES
+    assert response["headers"]["Cache-Control"] == "no-store"
+    body = json.loads(response["body"])
     assert "VendFault" not in heard.spoken.getvalue()
-    if answer["statusCode"] >= 400:
+    if response["statusCode"] >= 400:
         assert set(body) == {"error", "error_description"}
         assert len(body["error_description"]) < 200
     if "access_token" not in body:
-        assert not leaks(answer["body"])
+        assert not leaks(response["body"])
         return
     asked = given["pathParameters"]["grant"] if "{grant}" in given["resource"] else None
-    assert answer["statusCode"] == 200
+    assert response["statusCode"] == 200
     assert given["requestContext"]["identity"]["userArn"]
     assert asked in {None, *GRANTS}
     if body["access_token"] == "other":
@@ -356,13 +356,13 @@ def check_refresh_event(given: object) -> None:
     broker = Broker(grants=GRANTS)
     with overhearing(), refresher_of(broker) as refresh:
         try:
-            said = _run(refresh, given)
+            output = _run(refresh, given)
         except InvalidRequest as error:
             assert not leaks(all_said(error))  # noqa: PT017
             assert broker.store.reads == []
             return
-    assert set(said) <= set(GRANTS)
-    assert {facts["state"] for facts in said.values()} <= {"renewed", "not_due"}
+    assert set(output) <= set(GRANTS)
+    assert {facts["state"] for facts in output.values()} <= {"renewed", "not_due"}
 
 
 # ── What is stored ───────────────────────────────────────────────────────────────────────────────
@@ -385,17 +385,17 @@ def check_stored_token(text: str) -> None:
     broker.store = cast("Any", store)
     is_blocked, is_corrupt = _kind_of(store)
     with overhearing() as heard, vendor_of(store) as vend, refresher_of(broker) as refresh:
-        answer = vend(_EVENT)
-        _check_vended(answer)
+        response = vend(_EVENT)
+        _check_vended(response)
         assert ("VendFault" in heard.spoken.getvalue()) is is_corrupt  # which is what alarms
-        [said] = _run(refresh, {}).values()
+        [output] = _run(refresh, {}).values()
     if is_blocked:
-        assert said["state"] == "blocked"
+        assert output["state"] == "blocked"
         assert ssm.values["/p/deals"] == [text]
         assert broker.endpoint.requests == []
         return
-    assert said["state"] in {"renewed", "not_due"}
-    assert not is_corrupt or said["reason"] == "corrupt_parameter"
+    assert output["state"] in {"renewed", "not_due"}
+    assert not is_corrupt or output["reason"] == "corrupt_parameter"
     recovered = store.read("deals")
     assert recovered is not None
     assert recovered.scope == DEALS["deals"].scope
@@ -416,11 +416,11 @@ def _kind_of(store: ParameterTokenStore) -> tuple[bool, bool]:
     return False, False
 
 
-def _check_vended(answer: dict[str, Any]) -> None:
-    body = json.loads(answer["body"])
-    if answer["statusCode"] != 200:
-        assert answer["statusCode"] == 503
-        assert not leaks(answer["body"])
+def _check_vended(response: dict[str, Any]) -> None:
+    body = json.loads(response["body"])
+    if response["statusCode"] != 200:
+        assert response["statusCode"] == 503
+        assert not leaks(response["body"])
         return
     assert body["scope"] == "read:deals"
     assert body["expires_in"] >= 0
@@ -434,13 +434,13 @@ def check_stored_state(text: str) -> None:
     broker = Broker(grants=DEALS)
     broker.store.tokens.clear()
     with overhearing(), refresher_of(broker) as refresh:
-        for answer in (rejection("invalid_scope"), rejection("invalid_client"), None):
+        for response in (rejection("invalid_scope"), rejection("invalid_client"), None):
             broker.clock = FakeClock()
             broker.states.put_text(text)
-            broker.endpoint.answers = {"read:deals": answer} if answer else {}
+            broker.endpoint.responses = {"read:deals": response} if response else {}
             for _ in range(3):  # a lease by a fast clock ends after twice its time
-                [said] = _run(refresh, {}).values()
-                if said["state"] != "in_progress":
+                [output] = _run(refresh, {}).values()
+                if output["state"] != "in_progress":
                     break
                 broker.clock.wind(LEASE.total_seconds())
             assert len(broker.states.texts["default"][-1]) <= max(len(text), 4_000)
@@ -448,12 +448,12 @@ def check_stored_state(text: str) -> None:
             broker.clock.wind(60)  # the schedule's next run
             _run(refresh, {})
             broker.clock.wind(LONGEST_BACKOFF.total_seconds())
-            [said] = _run(refresh, {}).values()
-            if said["state"] == "in_progress":  # a lease that begins just now
+            [output] = _run(refresh, {}).values()
+            if output["state"] == "in_progress":  # a lease that begins just now
                 broker.clock.wind(2 * LEASE.total_seconds())
-                [said] = _run(refresh, {}).values()
-            assert len(broker.endpoint.requests) > asked or said["state"] == "not_due"
-        assert said["state"] in {"renewed", "not_due"}
+                [output] = _run(refresh, {}).values()
+            assert len(broker.endpoint.requests) > asked or output["state"] == "not_due"
+        assert output["state"] in {"renewed", "not_due"}
         assert "deals" in broker.store.tokens
 
 
@@ -478,7 +478,7 @@ class _Session:
 
 
 def check_client_answer(data: bytes) -> None:
-    """Anyone who answers instead of the broker: the caller gets a token, or a declared error."""
+    """Anyone who returns instead of the broker: the caller gets a token, or a declared error."""
     clock, url = FakeClock(), "http://127.0.0.1/v1"
     signer = Signer(url, session=_Session(), region="eu-west-1", host=None)
     transport = ClientTransport(data)
@@ -519,14 +519,14 @@ def _check_client_error(error: BrokerClientError) -> None:
 # ── All of them ──────────────────────────────────────────────────────────────────────────────────
 
 
-_TOKEN_ANSWER: Final = (
+_TOKEN_RESPONSE: Final = (
     b'{"access_token": "%b", "token_type": "Bearer", "expires_in": 900, "scope": "read:deals"}'
     % TOKEN.encode()
 )
-_ANSWERS: Final = (
-    b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(_TOKEN_ANSWER), _TOKEN_ANSWER),
+_RESPONSES: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(_TOKEN_RESPONSE), _TOKEN_RESPONSE),
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
-    % (len(_TOKEN_ANSWER), _TOKEN_ANSWER),
+    % (len(_TOKEN_RESPONSE), _TOKEN_RESPONSE),
     b'HTTP/1.1 400 No\r\nConnection: close\r\n\r\n{"error": "invalid_scope"}',
     b"HTTP/1.1 429 No\r\nRetry-After: Sat, 01 Mar 2025 12:00:05 GMT\r\nContent-Length: 0\r\n\r\n",
 )
@@ -553,12 +553,12 @@ TARGETS: Final = {
         from_bytes=_text,
         examples=(GRANTS_FILE.read_bytes(),),
     ),
-    "token endpoint's answers": Target(
+    "token endpoint's responses": Target(
         inputs=inputs.http_answers(inputs.token_answers | inputs.refusals),
         check=check_answer,
         weight=5,
         from_bytes=bytes,
-        examples=_ANSWERS,
+        examples=_RESPONSES,
     ),
     "API events": Target(inputs=inputs.api_events(), check=check_api_event, weight=4),
     "refresh events": Target(inputs=inputs.refresh_events(), check=check_refresh_event, weight=3),
@@ -586,11 +586,11 @@ TARGETS: Final = {
         from_bytes=_text,
         examples=(_SECRET.encode(),),
     ),
-    "broker's answers to the client library": Target(
+    "broker's responses to the client library": Target(
         inputs=inputs.http_answers(inputs.vended | inputs.refusals),
         check=check_client_answer,
         weight=3,
         from_bytes=bytes,
-        examples=_ANSWERS,
+        examples=_RESPONSES,
     ),
 }

@@ -9,7 +9,7 @@ from tests.unit.fakes import TOKEN, event
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CUT_OFF = b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n%b" % TOKEN.encode()
-ENDPOINT, CLIENT = "token endpoint's answers", "broker's answers to the client library"
+ENDPOINT, CLIENT = "token endpoint's responses", "broker's responses to the client library"
 STATES, STORED = "stored states", "stored tokens and blocks"
 
 

@@ -37,8 +37,8 @@ def test_no_input_of_another_hand_breaks_the_law_of_its_target(target: Target) -
 
 @contextmanager
 def server() -> Iterator[tuple[str, Callable[[bytes], None]]]:
-    """A server on loopback that answers each connection with the bytes it was last given."""
-    answer = [b""]
+    """A server on loopback that returns each connection with the bytes it was last given."""
+    response = [b""]
 
     def serve() -> None:
         with suppress(OSError):  # the listener is closed
@@ -47,14 +47,14 @@ def server() -> Iterator[tuple[str, Callable[[bytes], None]]]:
                 with connection, suppress(OSError):
                     connection.settimeout(10)
                     connection.recv(65_536)
-                    connection.sendall(answer[0])
-                    # What is not read when a socket closes resets it, the answer included.
+                    connection.sendall(response[0])
+                    # What is not read when a socket closes resets it, the response included.
                     connection.shutdown(socket.SHUT_WR)
                     while connection.recv(65_536):
                         pass
 
     def give(data: bytes) -> None:
-        answer[0] = data
+        response[0] = data
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve)

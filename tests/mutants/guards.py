@@ -209,7 +209,7 @@ MASKING: Final = [
     *_of(
         ("aws.py", ("layer/test_errors.py",)),
         ("describe_fault", "f'{error.operation_name} was refused by AWS: {code}'", "str(error)"),
-        ("describe_fault", "f'AWS could not be reached or did not answer: {kind}'", "str(error)"),
+        ("describe_fault", "f'AWS could not be reached or did not respond: {kind}'", "str(error)"),
         (
             "describe_fault",
             "f'unexpected {type(error).__name__}; please report it'",

@@ -37,7 +37,7 @@ class _SoakOverError(Exception):
 
 
 class WatchedTransport:
-    """The client's own transport; each request and answer is recorded, the token as its name."""
+    """The client's own transport; each request and response is recorded, the token as its name."""
 
     def __init__(
         self,
@@ -74,8 +74,8 @@ class WatchedTransport:
             self._record.add("request", **facts, until=now(), status=None)
             raise
         until = now()
-        said = _token_in(response) if response.status == 200 and request.method == "GET" else {}
-        self._record.add("request", **facts, until=until, status=response.status, **said)
+        output = _token_in(response) if response.status == 200 and request.method == "GET" else {}
+        self._record.add("request", **facts, until=until, status=response.status, **output)
         return response
 
 
@@ -170,7 +170,7 @@ class Callers:
             raise _SoakOverError
 
     def _use(self, identity: Identity, name: str, token: str, asked_at: float) -> int | None:
-        """Read from Enable's API; the status, None without an answer."""
+        """Read from Enable's API; the status, None without a response."""
         got_at = now()
         status: int | None = None
         try:

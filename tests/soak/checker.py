@@ -36,7 +36,7 @@ REREAD_SECONDS: Final = 2.0
 because it rounds nothing and we do."""
 
 MARGIN: Final = 1.0
-"""Seconds by which an event may be told late or early: the record has the clock of one machine,
+"""Seconds by which an event may be reported late or early: the record has the clock of one machine,
 but several processes look at it."""
 
 EVENT_SECONDS: Final = 10.0
@@ -86,7 +86,7 @@ class State:
     Attributes:
         number: of the state, in the order of time.
         seen: when it was certainly there.
-        begin: when it came about: told by Parameter Store for a token, else the fault's begin.
+        begin: when it came about: reported by Parameter Store for a token, else the fault's begin.
     """
 
     number: int
@@ -219,7 +219,7 @@ class _Checker:
         expects, status = self.callers[request["caller"]]["expects"], request["status"]
         self.report.rules["caller"] += 1
         if status is None or (status >= 500 and expects != "iam"):
-            return  # nothing was said; see `available`
+            return  # nothing was stated; see `available`
         if expects == "token":
             if status not in {200, 429}:
                 self._violation("caller", request, f"who may have the token, got {status}")
@@ -371,9 +371,9 @@ class _Checker:
             self._violation("kept", {"at": new.seen}, f"{grant}: the stored token is gone")
 
     def _may_be_shortened(self, grant: str, old: State, moment: float) -> bool:
-        """Enable refused the old token, a run was forced, or a write's answer was lost.
+        """Enable refused the old token, a run was forced, or a write's response was lost.
 
-        Parameter Store has no conditional write: one that is tried again for a lost answer may
+        Parameter Store has no conditional write: one that is tried again for a lost response may
         come after another run's, which is put back then.
         """
         if old.token and self.refused_at.get(old.token["fingerprint"], INFINITY) <= moment:
@@ -705,7 +705,7 @@ class _Checker:
         counts["renewals stored"] = sum(
             state.token is not None for states in self.states.values() for state in states
         )
-        counts["AWS's answers to the functions replaced by a fault"] = sum(
+        counts["AWS's responses to the functions replaced by a fault"] = sum(
             fault.get("fired", 0) for fault in self.faults
         )
         counts["function environments killed"] = sum(f.get("killed", 0) for f in self.faults)

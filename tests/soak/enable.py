@@ -19,7 +19,7 @@ class Enable:
 
     Args:
         client: who may ask for tokens.
-        record: where each request to the token endpoint is told.
+        record: where each request to the token endpoint is reported.
     """
 
     def __init__(self, client: Client, record: Record) -> None:
@@ -74,7 +74,7 @@ class Enable:
         self._pool.clear()
 
     def misbehave(self, row: UpstreamFault, fault: int) -> None:
-        """Answer each request as a row of the fault table does."""
+        """Respond to each request as a row of the fault table does."""
         [step] = row.script
 
         def misbehaving(exchange: Exchange) -> bool:
@@ -87,7 +87,7 @@ class Enable:
         self._step = misbehaving
 
     def behave(self) -> None:
-        """Answer as Enable does."""
+        """Response as Enable does."""
         self._step = self._relay
 
     def _current(self, exchange: Exchange) -> bool:
@@ -114,5 +114,5 @@ class Enable:
 
     def _tell(self, exchange: Exchange, at: float, **facts: object) -> None:
         scope = " ".join(sorted(exchange.form.get("scope", "").split()))
-        told = {"fault": None, **facts, "scope": scope}
-        self._record.add("token_request", at=at, until=now(), **told)
+        output = {"fault": None, **facts, "scope": scope}
+        self._record.add("token_request", at=at, until=now(), **output)

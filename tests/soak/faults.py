@@ -73,7 +73,7 @@ class Kind:
         name: as the checker knows it.
         needs: what no two faults of a round may both have.
         weight: how often it is drawn.
-        members: what there is to draw from; each is told in the record.
+        members: what there is to draw from; each is reported in the record.
         make: makes the fault of a member.
         seconds: between its begin and its end, drawn.
     """
@@ -384,7 +384,7 @@ class Storm:
     Args:
         injector: makes them.
         seed: decides which, when and for how long.
-        tell: is told of each fault.
+        tell: is reported of each fault.
     """
 
     def __init__(self, injector: Injector, seed: int, tell: Callable[[str], None]) -> None:

@@ -55,7 +55,7 @@ def soak(
         record: where everything is kept; it is closed at the end.
         seed: decides the faults.
         seconds: how long faults are injected.
-        tell: is told of progress.
+        tell: is reported of progress.
         stop: ends it early, in order.
     """
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:

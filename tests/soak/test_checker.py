@@ -90,7 +90,7 @@ def run(begin: float, end: float | None = None, **more: object) -> Entry:
         "kind": "run",
         "begin": T0 + begin,
         "end": T0 + end,
-        "grants": {"deals": "told"},
+        "grants": {"deals": "reported"},
         **more,
     }
 
@@ -193,13 +193,16 @@ VIOLATIONS = {
         "scope",
         [vended(10, "one", 40.5, scope=OTHER_SCOPE)],
     ),
-    "scope: told to be for another scope": (
+    "scope: reported to be for another scope": (
         "scope",
         [vended(10, "one", 40.5, told_scope="read:deals read:users")],
     ),
     "caller: one whom IAM does not allow": ("caller", [vended(10, "one", 40.5, "stranger")]),
     "caller: one who is not in callers": ("caller", [vended(10, "one", 40.5, "outsider")]),
-    "caller: a stranger is told something else than no": ("caller", [request(10, 404, "outsider")]),
+    "caller: a stranger is reported something else than no": (
+        "caller",
+        [request(10, 404, "outsider")],
+    ),
     "caller: IAM fails open to the function": ("caller", [request(10, 503, "stranger")]),
     "caller: one who may have it is refused": ("caller", [request(10, 403)]),
     "available: 503 though a token lives": ("available", [request(10, 503)]),

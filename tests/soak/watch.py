@@ -153,7 +153,7 @@ def _run(events: list[Any]) -> Entry:
         if report := _REPORT.match(message):
             duration = int(report[1]) / 1000
         elif message.startswith("{"):
-            told = json.loads(message)
-            if "grant" in told and "state" in told:
-                grants[told["grant"]] = told["state"]
+            output = json.loads(message)
+            if "grant" in output and "state" in output:
+                grants[output["grant"]] = output["state"]
     return {"begin": end - duration, "end": end, "grants": grants}

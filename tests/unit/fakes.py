@@ -101,13 +101,13 @@ def stored(
 
 
 def response(text: str = "new", expires_in: int | None = 3600, **more: Any) -> TokenResponse:
-    """A sound answer of the token endpoint."""
+    """A sound response of the token endpoint."""
     return TokenResponse(access_token=text, token_type="Bearer", expires_in=expires_in, **more)
 
 
 def rejection(reason: str) -> TokenRequestRejected:
     """A refusal by the token endpoint."""
-    return TokenRequestRejected(f"the token endpoint answered {reason}", reason=reason)
+    return TokenRequestRejected(f"the token endpoint returned {reason}", reason=reason)
 
 
 def client_error(code: str, operation: str, message: str = f"quotes {SECRET} and {TOKEN}") -> Any:
@@ -136,12 +136,12 @@ def all_said(error: BaseException) -> str:
 
     Also what `from None` only hides: error trackers follow a suppressed context.
     """
-    said = ["".join(traceback.format_exception(error))]
+    output = ["".join(traceback.format_exception(error))]
     link: BaseException | None = error
     while link is not None:
-        said += [str(link), repr(link), repr(link.args), repr(vars(link))]
+        output += [str(link), repr(link), repr(link.args), repr(vars(link))]
         link = link.__cause__ or link.__context__
-    return "\n".join(said)
+    return "\n".join(output)
 
 
 @dataclass
@@ -365,7 +365,7 @@ class FakeEndpoint:
     The first `failures` requests of each scope fail without a response.
     """
 
-    answers: dict[str, TokenResponse | Exception] = field(default_factory=dict)
+    responses: dict[str, TokenResponse | Exception] = field(default_factory=dict)
     refused_secrets: dict[str, str] = field(default_factory=dict)
     requests: list[TokenRequest] = field(default_factory=list)
     failures: int = 0
@@ -386,11 +386,11 @@ class FakeEndpoint:
             raise TokenEndpointUnavailable("the token endpoint sent no response", reason="timeout")
         if reason := self.refused_secrets.get(request.client_secret):
             raise rejection(reason)
-        answer = self.answers.get(scope)
-        if isinstance(answer, Exception):
-            raise answer
+        reply = self.responses.get(scope)
+        if isinstance(reply, Exception):
+            raise reply
         opaque = "new-token-for-" + scope.replace(" ", "-")
-        return Issued(response=answer or response(opaque), requested_at=requested_at, attempts=1)
+        return Issued(response=reply or response(opaque), requested_at=requested_at, attempts=1)
 
     @property
     def scopes(self) -> list[str]:

@@ -52,7 +52,7 @@ latencies = st.floats(0, 40)
 kinds = st.sampled_from(["opaque", "jwt", "jwt alone"])
 
 
-def answer(kind: str, lifetime: int, enables_now: datetime) -> TokenResponse:
+def reply(kind: str, lifetime: int, enables_now: datetime) -> TokenResponse:
     """What Enable gives by its own clock: what ends in how long, and a JWT that says when."""
     iat = int(enables_now.timestamp())
     token = "opaque" if kind == "opaque" else jwt(iat=iat, exp=iat + lifetime)
@@ -71,7 +71,7 @@ def test_stored_token_ends_no_later_than_any_end_that_was_named(
     kind: str, lifetime: int, skew: int, latency: float, fraction: float
 ) -> None:
     requested_at = NOW + seconds(fraction)
-    response = answer(kind, lifetime, requested_at + seconds(latency + skew))
+    response = reply(kind, lifetime, requested_at + seconds(latency + skew))
     now = requested_at + seconds(latency)
     issued = Issued(response=response, requested_at=requested_at, attempts=1)
     try:
@@ -95,7 +95,7 @@ def test_wrong_clock_never_makes_a_token_outlive_its_true_end(
 ) -> None:
     """By `expires_in`, a duration, which no clock can be wrong about."""
     issued_in_truth = NOW + seconds(latency)
-    response = answer(kind, lifetime, issued_in_truth + seconds(skew))
+    response = reply(kind, lifetime, issued_in_truth + seconds(skew))
     issued = Issued(response=response, requested_at=NOW, attempts=1)
     try:
         token = accept(issued, scope=("a",), now=issued_in_truth)
@@ -110,7 +110,7 @@ def test_wrong_clock_never_makes_a_token_that_only_its_exp_ends_outlive_its_true
 ) -> None:
     """By `iat` and `exp`, whose difference no clock can be wrong about either."""
     issued_in_truth = NOW + seconds(latency)
-    response = answer("jwt alone", lifetime, issued_in_truth + seconds(skew))
+    response = reply("jwt alone", lifetime, issued_in_truth + seconds(skew))
     issued = Issued(response=response, requested_at=NOW, attempts=1)
     try:
         token = accept(issued, scope=("a",), now=issued_in_truth)
@@ -197,7 +197,7 @@ def test_wrong_clock_renews_neither_on_every_tick_nor_too_late(
     def respond(_request: object) -> None:
         broker.clock.wind(latency)
         enables_now = broker.clock() + seconds(skew)
-        broker.endpoint.answers["read:deals"] = answer(kind, lifetime, enables_now)
+        broker.endpoint.responses["read:deals"] = reply(kind, lifetime, enables_now)
 
     broker.endpoint.on_request = respond
     renewed_at = []
@@ -227,7 +227,7 @@ def test_token_that_a_wrong_clock_makes_look_expired_is_refused_and_not_asked_fo
     def respond(_request: object) -> None:
         asked_at.append(broker.clock())
         enables_now = broker.clock() + seconds(skew)
-        broker.endpoint.answers["read:deals"] = answer("jwt", lifetime, enables_now)
+        broker.endpoint.responses["read:deals"] = reply("jwt", lifetime, enables_now)
 
     broker.endpoint.on_request = respond
     for _ in range(20):
@@ -244,13 +244,13 @@ left_seconds = st.integers(6, 4000)
 
 @given(st.none() | left_seconds, left_seconds)
 def test_run_never_leaves_a_token_that_ends_sooner_than_the_one_that_was_there(
-    before: int | None, answered: int
+    before: int | None, responded: int
 ) -> None:
     broker = Broker(grants=DEALS)
     broker.store.tokens.clear()
     if before is not None:
         broker.store.tokens["deals"] = stored("before", left=before, age=9000)
-    broker.endpoint.answers["read:deals"] = response("new", answered)
+    broker.endpoint.responses["read:deals"] = response("new", responded)
     [outcome] = broker.run().values()
     after = broker.store.tokens["deals"]
     if before is not None:
@@ -313,7 +313,7 @@ def test_refused_request_is_repeated_by_the_first_run_after_its_widening_backoff
     """How long each backoff is: test_backoff.py."""
     broker = Broker(grants={f"g{n}": Grant(scope=(f"read:{n}",)) for n in range(number)})
     broker.store.tokens.clear()
-    broker.endpoint.answers |= {f"read:{n}": refusal for n in range(number)}
+    broker.endpoint.responses |= {f"read:{n}": refusal for n in range(number)}
     per_attempt = 1 if getattr(refusal, "reason", "") in CONNECTION_REJECTIONS else number
     retry_at, waits = NOW, []
     for _ in range(20):
@@ -333,7 +333,7 @@ def test_refused_request_is_repeated_by_the_first_run_after_its_widening_backoff
 def test_refused_token_is_not_let_go_without_a_last_try(left: int, reason: str) -> None:
     broker = Broker(grants=DEALS)
     broker.store.tokens["deals"] = stored(left=left, age=9000)
-    broker.endpoint.answers["read:deals"] = rejection(reason)
+    broker.endpoint.responses["read:deals"] = rejection(reason)
     asked_at: list[datetime] = []
     broker.endpoint.on_request = lambda _request: asked_at.append(broker.clock())
     for _ in range(12):

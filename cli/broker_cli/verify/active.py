@@ -85,16 +85,16 @@ def alarm_action(deployment: Deployment) -> Result:
     before = deployment.alarms[name]
     try:
         client.set_alarm_state(AlarmName=name, StateValue="ALARM", StateReason=_REASON)
-        said = _executed(deployment, name, since)
+        output = _executed(deployment, name, since)
     finally:
         client.set_alarm_state(
             AlarmName=name, StateValue=before["StateValue"], StateReason=before["StateReason"]
         )
     topic = deployment.resources["AlarmTopic"]
-    if said is None:
+    if output is None:
         return NotChecked(f"the history of {name} names no action after {ACTION_SECONDS:.0f} s")
-    if not said.startswith("Successfully executed action") or topic not in said:
-        return Failed(said, "look at the topic's policy and at the key's (AlarmsArePublished)")
+    if not output.startswith("Successfully executed action") or topic not in output:
+        return Failed(output, "look at the topic's policy and at the key's (AlarmsArePublished)")
     return Passed(f"{name} reached the topic; its receivers have two messages")
 
 
@@ -123,7 +123,7 @@ def failed_run(deployment: Deployment) -> Result:
     session, mark = deployment.stack.session, secrets.token_hex(8)
     client, url = session.client("sqs", config=CONFIG), deployment.resources[QUEUE]
     say("failed run: waiting for Lambda's retries, up to 5 minutes", stderr=True)
-    with _told_if_interrupted():
+    with _say_if_interrupted():
         deployment.stack.start_refresh({_MARK: mark})
         ends = time.monotonic() + REPORT_SECONDS
         while time.monotonic() < ends:
@@ -156,7 +156,7 @@ def _mark(message: "MessageTypeDef") -> str:
 
 
 @contextmanager
-def _told_if_interrupted() -> Iterator[None]:
+def _say_if_interrupted() -> Iterator[None]:
     try:
         yield
     except BaseException:

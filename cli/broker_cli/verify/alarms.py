@@ -1,4 +1,4 @@
-"""Alarms: whether they look at metrics that exist, and whether anybody is told."""
+"""Alarms: whether they look at metrics that exist, and whether anybody is notified."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -65,7 +65,7 @@ def receivers(deployment: Deployment) -> Result:
             "open SNS's message to each, and follow its link",
         )
     if not found and not deployment.stack.parameters.get("AlarmEmail"):
-        return NotChecked("AlarmEmail is empty and nothing else is subscribed: nobody is told")
+        return NotChecked("AlarmEmail is empty and nothing else is subscribed: nobody is notified")
     if not found:
         return Failed("AlarmEmail is set, and nobody is subscribed", "deploy again")
     return Passed(f"{len(found)} confirmed")
@@ -170,12 +170,12 @@ def metric_lines(deployment: Deployment) -> Result:
 
 def _count_errors(deployment: Deployment, group: str) -> int:
     client, now = deployment.stack.session.client("cloudwatch", config=CONFIG), datetime.now(UTC)
-    told = client.get_metric_data(
+    output = client.get_metric_data(
         MetricDataQueries=[_query(metric, group) for metric in _EMF_ERRORS],
         StartTime=now - _DAY,
         EndTime=now,
     )
-    return int(sum(sum(result["Values"]) for result in told["MetricDataResults"]))
+    return int(sum(sum(result["Values"]) for result in output["MetricDataResults"]))
 
 
 def _query(metric: str, group: str) -> dict[str, Any]:

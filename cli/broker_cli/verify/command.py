@@ -104,8 +104,8 @@ def verify(
             line.show()
     broken = [line.check for line in lines if isinstance(line.result, Failed)]
     if json:
-        told = [line.as_json() for line in lines]
-        say_json({"stack": stack, "is_kept": not broken, "broken": broken, "checks": told})
+        output = [line.as_json() for line in lines]
+        say_json({"stack": stack, "is_kept": not broken, "broken": broken, "checks": output})
     else:
         say(f"\n{summary(lines, broken)}")
     if broken:

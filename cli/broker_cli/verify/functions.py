@@ -38,8 +38,8 @@ def _runtime(logical_id: str, deployment: Deployment) -> Result:
     found, wanted = deployment.functions[logical_id], deployment.stack.parameters["Architecture"]
     runtime, architectures = found["Runtime"], found["Architectures"]
     if (runtime, architectures) != (RUNTIME, [wanted]):
-        said = f"{runtime} on {', '.join(architectures)}"
-        return Failed(f"it is {said}, not {RUNTIME} on {wanted}")
+        output = f"{runtime} on {', '.join(architectures)}"
+        return Failed(f"it is {output}, not {RUNTIME} on {wanted}")
     return Passed(f"{runtime} on {wanted}")
 
 
@@ -98,8 +98,8 @@ def throughput(deployment: Deployment) -> Result:
     reads a grant once in TokenCacheSeconds.
     """
     client = deployment.stack.session.client("ssm", config=CONFIG)
-    answer = client.get_service_setting(SettingId=_THROUGHPUT)
-    value = answer["ServiceSetting"]["SettingValue"].lower()
+    response = client.get_service_setting(SettingId=_THROUGHPUT)
+    value = response["ServiceSetting"]["SettingValue"].lower()
     if value not in READS:
         return NotChecked(f"Parameter Store's throughput setting is {value}")
     reads, grants = READS[value], len(kept(deployment.stack))

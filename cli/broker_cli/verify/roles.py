@@ -219,13 +219,13 @@ def _judged(iam: "IAMClient", role: str, asked: list[Question]) -> Result:
 
 
 def _wrong(iam: "IAMClient", role: str, question: Question) -> Iterable[str]:
-    answer = iam.simulate_principal_policy(
+    response = iam.simulate_principal_policy(
         PolicySourceArn=role,
         ActionNames=list(question.actions),
         ResourceArns=[question.resource],
         ContextEntries=_entries(question.context),
     )
-    for result in answer["EvaluationResults"]:
+    for result in response["EvaluationResults"]:
         if (result["EvalDecision"] == "allowed") != question.is_allowed:
             verdict = "is denied" if question.is_allowed else "is allowed, which is not its job"
             through = f" through {via}" if (via := question.context.get(_VIA)) else ""
@@ -245,12 +245,12 @@ def _is_right(iam: "IAMClient", *known: tuple[str, Mapping[str, str], bool]) -> 
     """Whether the simulator decides about kms:Decrypt as it must, for policies that are known."""
     for name, context, is_allowed in known:
         statement = {"Effect": "Allow", "Resource": "*", **_POLICIES[name]}
-        answer = iam.simulate_custom_policy(
+        response = iam.simulate_custom_policy(
             PolicyInputList=[json.dumps({"Version": "2012-10-17", "Statement": statement})],
             ActionNames=["kms:Decrypt"],
             ContextEntries=_entries(context),
         )
-        if (answer["EvaluationResults"][0]["EvalDecision"] == "allowed") != is_allowed:
+        if (response["EvaluationResults"][0]["EvalDecision"] == "allowed") != is_allowed:
             return False
     return True
 

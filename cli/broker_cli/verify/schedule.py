@@ -54,8 +54,8 @@ def pattern(deployment: Deployment) -> Result:
     deployed = client.describe_rule(Name=deployment.resources[_RULE])["EventPattern"]
 
     def takes(event: Mapping[str, Any], pattern: str = deployed) -> bool:
-        said = client.test_event_pattern(EventPattern=pattern, Event=json.dumps(event))
-        return said["Result"] is True
+        output = client.test_event_pattern(EventPattern=pattern, Event=json.dumps(event))
+        return output["Result"] is True
 
     events = secret_events(deployment.stack.outputs["ClientSecretArn"])
     first = next(iter(events.values()))

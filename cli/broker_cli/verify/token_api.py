@@ -123,8 +123,8 @@ def throttling(deployment: Deployment) -> Result:
         if settings.get("throttlingRateLimit", -1) >= 0
     }
     if limits != ({(wanted, wanted)} if wanted else set()):
-        said = ", ".join(f"{rate:g} a second" for rate, _ in sorted(limits)) or "not limited"
-        return Failed(f"it is {said}, and RequestsPerSecond is {wanted}")
+        output = ", ".join(f"{rate:g} a second" for rate, _ in sorted(limits)) or "not limited"
+        return Failed(f"it is {output}, and RequestsPerSecond is {wanted}")
     return Passed(f"{wanted} a second" if wanted else "the account's own limits")
 
 

@@ -28,7 +28,7 @@ class NoCredentials(NotConfigured):
 
 
 class _Refused(BrokerClientError):
-    """The broker said no, and would say so again.
+    """The broker refused the request, and would refuse it again.
 
     Attributes:
         grant: the grant that was requested.

@@ -29,7 +29,7 @@ from token_refresher.refresh_request import RefreshRequest
 
 SERVICE: Final = "token-refresher"
 TIME_TO_REPORT: Final = timedelta(seconds=2)
-"""Kept back from the invocation's time, so that what happened is still told."""
+"""Kept back from the invocation's time, so that what happened is still reported."""
 NOT_STARTED: Final = "refresh run not started"
 """The log line of a run that a setting or the grants stop."""
 

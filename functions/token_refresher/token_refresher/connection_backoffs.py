@@ -96,7 +96,7 @@ class ConnectionBackoffs:
         """Enable issued a token: it accepts the client."""
         if not self.requested:
             self.state = replace(self.state, backoff=None)
-        self._was_answered(grant)
+        self._got_response(grant)
         own = None
         if isinstance(grant.stored, Unreadable):  # counts if the next run cannot read it either
             own = self._own_after_refusal(grant, UNREADABLE, self.now(), expires_at)
@@ -111,7 +111,7 @@ class ConnectionBackoffs:
             if wait := refused.requested:
                 self.state = replace(self.state, backoff=wait)
             return wait
-        self._was_answered(grant)
+        self._got_response(grant)
         own = self._own_after_refusal(grant, error.reason, refused.at, ends)
         own = own.at_least(error.retry_after, refused.at)
         self.state = self.state.with_grant(grant.name, own)
@@ -135,7 +135,7 @@ class ConnectionBackoffs:
             self.state = self.state.with_grant(probe.name, own)
         return wait
 
-    def _was_answered(self, grant: GrantSnapshot) -> None:
+    def _got_response(self, grant: GrantSnapshot) -> None:
         self.state = replace(self.state, unanswered=self.state.unanswered - {grant.name})
 
     def _own_after_refusal(

@@ -129,18 +129,18 @@ class SecretReader:
         Raises:
             ConfigurationError: the secret is not the JSON object it should be, is unfilled,
                 or does not exist at all.
-            botocore.exceptions.ClientError, BotoCoreError: Secrets Manager said no.
+            botocore.exceptions.ClientError, BotoCoreError: Secrets Manager refused it.
         """
         name = f"{self._prefix}{connection}"
         try:
-            answer = self._secrets.get_secret_value(SecretId=name, VersionStage=stage)
+            response = self._secrets.get_secret_value(SecretId=name, VersionStage=stage)
         except self._secrets.exceptions.ResourceNotFoundException:
             if stage != CURRENT:
                 return None
             raise ConfigurationError(
                 f"the secret {name} does not exist; create it with the stack's key"
             ) from None
-        text = answer.get("SecretString")
+        text = response.get("SecretString")
         if text is None:
             raise ConfigurationError(f"the secret {name} is binary; store the JSON as text")
         try:
@@ -149,7 +149,7 @@ class SecretReader:
             fault = str(error)
         else:
             return SecretVersion(
-                version_id=answer["VersionId"], stage=stage, credentials=credentials
+                version_id=response["VersionId"], stage=stage, credentials=credentials
             )
         raise ConfigurationError(
             f"the secret {name}: {fault}. Store a JSON object with client_id, client_secret "

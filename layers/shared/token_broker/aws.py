@@ -35,7 +35,7 @@ def describe_fault(error: Exception) -> tuple[str, str]:
         return code, f"{error.operation_name} was refused by AWS: {code}"
     if isinstance(error, BotoCoreError):
         kind = type(error).__name__
-        return kind, f"AWS could not be reached or did not answer: {kind}"
+        return kind, f"AWS could not be reached or did not respond: {kind}"
     if isinstance(error, BrokerError):
         return type(error).__name__, str(error)
     return "InternalError", f"unexpected {type(error).__name__}; please report it"

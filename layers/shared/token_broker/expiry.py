@@ -57,8 +57,8 @@ def expires_at(
 ) -> datetime | None:
     """The moment after which a token is not used any more.
 
-    The count starts before the request was sent, so that a slow answer never lengthens
-    a life; the JWT's own `exp` and MAX_LIFETIME cut it. Where the answer does not say how
+    The count starts before the request was sent, so that a slow response never lengthens
+    a life; the JWT's own `exp` and MAX_LIFETIME cut it. Where the response does not say how
     long the token lives, the JWT's `exp` less its `iat` does, so that a slow clock here adds
     nothing to it.
 
@@ -68,7 +68,7 @@ def expires_at(
         requested_at: an aware UTC time from just before the request.
 
     Returns:
-        An aware UTC time in whole seconds (rounded down); None if neither the answer
+        An aware UTC time in whole seconds (rounded down); None if neither the response
         nor the token names an end.
     """
     jwt = jwt_times(token)

@@ -143,7 +143,7 @@ class ParameterTokenStore:
             The parameter's new version.
 
         Raises:
-            botocore.exceptions.ClientError, BotoCoreError: Parameter Store said no.
+            botocore.exceptions.ClientError, BotoCoreError: Parameter Store refused it.
         """
         return self._put(
             grant,
@@ -158,7 +158,7 @@ class ParameterTokenStore:
             The parameter's new version.
 
         Raises:
-            botocore.exceptions.ClientError, BotoCoreError: Parameter Store said no.
+            botocore.exceptions.ClientError, BotoCoreError: Parameter Store refused it.
         """
         return self._put(grant, block.record, f"{BLOCKED}{block.reason}")
 

@@ -1,4 +1,4 @@
-"""The simulation, where queueing theory knows the answer, and what docs/scale.md says of it."""
+"""The simulation, where queueing theory knows the response, and what docs/scale.md says of it."""
 
 import math
 import random

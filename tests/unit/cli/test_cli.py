@@ -22,7 +22,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from broker_cli import doctor, grants
-from broker_cli.api import Answer
+from broker_cli.api import Response
 from broker_cli.audit import event_json
 from broker_cli.aws import Stack
 from broker_cli.console import ago, clock, parse_span, printable, span
@@ -102,7 +102,7 @@ def client_error(code: str, message: str = "") -> ClientError:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "printed"),
     [
         (NoCredentialsError(), "no AWS credentials"),
         (ProfileNotFound(profile="x"), "no such AWS profile"),
@@ -112,9 +112,9 @@ def client_error(code: str, message: str = "") -> ClientError:
         (client_error("ThrottlingException"), "ThrottlingException"),
     ],
 )
-def test_fault_of_aws_is_a_line_and_a_next_step(error: Exception, said: str):
+def test_fault_of_aws_is_a_line_and_a_next_step(error: Exception, printed: str):
     failure = failure_of(error)
-    assert said in str(failure)
+    assert printed in str(failure)
     assert failure.next_step
     assert failure.code == ExitCode.AWS
 
@@ -191,15 +191,15 @@ def test_token_as_a_lock(row: GrantRow | None, verdict: str):
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "answer"),
+    ("verdicts", "response"),
     [
         (["passes", "passes"], "yes"),
         (["passes", "unknown"], "unknown"),
         (["unknown", "refuses"], "no"),
     ],
 )
-def test_locks_together(verdicts: list[str], answer: str):
-    assert gets_a_token([Lock("l", v, "") for v in verdicts]) == answer
+def test_locks_together(verdicts: list[str], response: str):
+    assert gets_a_token([Lock("l", v, "") for v in verdicts]) == response
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,9 @@ def test_locks_together(verdicts: list[str], answer: str):
 )
 def test_refusal_has_its_own_code(status: int, error: str, kind: str, code: ExitCode):
     body = {"error": error, "error_description": "x\x1b[2J"} if error else {}
-    failure = refusal(Answer(status=status, headers={"x-amzn-errortype": kind}, body=body), "deals")
+    failure = refusal(
+        Response(status=status, headers={"x-amzn-errortype": kind}, body=body), "deals"
+    )
     assert failure.code == code
     assert "\x1b" not in str(failure)
 
@@ -298,8 +300,8 @@ def test_report_of_a_failed_run(body: str, error: str, causes: tuple[str, ...], 
     report = Report.of({"Body": body, "Attributes": {"SentTimestamp": "1767323045678"}})
     assert (report.error, report.causes, report.tries) == (error, causes, tries)
     assert report.at.replace(microsecond=0) == NOW
-    told = json.loads(json.dumps({"reports": [report.as_json()], "is_cleared": False}))
-    jsonschema.validate(told, SCHEMAS["failures"])
+    printed = json.loads(json.dumps({"reports": [report.as_json()], "is_cleared": False}))
+    jsonschema.validate(printed, SCHEMAS["failures"])
 
 
 def test_every_command_with_json_has_a_schema_and_no_schema_is_left_over():
@@ -313,9 +315,9 @@ def test_every_command_with_json_has_a_schema_and_no_schema_is_left_over():
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_schema_is_one_and_is_printed(name: str):
-    answer = invoke("schema", name)
-    assert answer.exit_code == 0
-    jsonschema.Draft202012Validator.check_schema(json.loads(answer.stdout))
+    response = invoke("schema", name)
+    assert response.exit_code == 0
+    jsonschema.Draft202012Validator.check_schema(json.loads(response.stdout))
 
 
 def test_unknown_schema_is_a_usage_error():
@@ -333,30 +335,30 @@ COMMANDS = list(_commands(get_command(app)))
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_help_is_plain_text_without_a_terminal(path: tuple[str, ...]):
-    answer = invoke(*path, "--help", COLUMNS="80")
-    assert answer.exit_code == 0
-    assert "\x1b" not in answer.stdout
-    assert max(map(len, answer.stdout.splitlines())) <= 80
+    response = invoke(*path, "--help", COLUMNS="80")
+    assert response.exit_code == 0
+    assert "\x1b" not in response.stdout
+    assert max(map(len, response.stdout.splitlines())) <= 80
     if path not in {("secret",), ("grants",)}:
-        shown = re.split(r"Examples: *\n", answer.stdout)[1]
+        shown = re.split(r"Examples: *\n", response.stdout)[1]
         assert " ".join(("broker", *path)) in shown
 
 
 def test_help_documents_every_exit_code():
-    told = invoke("--help").stdout
-    codes = re.findall(r"^ +(\d+) +[A-Za-z]+[ ;]", told, re.MULTILINE)
+    printed = invoke("--help").stdout
+    codes = re.findall(r"^ +(\d+) +[A-Za-z]+[ ;]", printed, re.MULTILINE)
     assert set(map(int, codes)) == set(ExitCode)
 
 
 def test_no_command_takes_a_secret_as_an_argument():
-    told = "".join(invoke(*path, "--help", COLUMNS="200").stdout for path in COMMANDS)
-    assert not re.search(r"--(client-)?(secret|password|token)\b", told)
+    printed = "".join(invoke(*path, "--help", COLUMNS="200").stdout for path in COMMANDS)
+    assert not re.search(r"--(client-)?(secret|password|token)\b", printed)
 
 
 def test_usage_error_is_no_traceback():
-    answer = invoke("status", "--nonsense")
-    assert answer.exit_code == ExitCode.USAGE
-    assert "Traceback" not in answer.output
+    response = invoke("status", "--nonsense")
+    assert response.exit_code == ExitCode.USAGE
+    assert "Traceback" not in response.output
 
 
 def without_aws(tmp_path: Path, **env: str | None) -> dict[str, str | None]:
@@ -373,7 +375,7 @@ def without_aws(tmp_path: Path, **env: str | None) -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("env", "printed"),
     [
         ({}, "no AWS region"),
         ({"AWS_REGION": "eu-west-1"}, "no AWS credentials"),
@@ -384,13 +386,13 @@ def without_aws(tmp_path: Path, **env: str | None) -> dict[str, str | None]:
     "command", ["status", "doctor", "audit", "refresh", "token deals", "policy deals", "probe"]
 )
 def test_missing_aws_environment_is_a_line_and_a_next_step(
-    tmp_path: Path, command: str, env: dict[str, str], said: str
+    tmp_path: Path, command: str, env: dict[str, str], printed: str
 ):
-    answer = CliRunner().invoke(app, command.split(), env=without_aws(tmp_path, **env))
-    assert answer.exit_code == ExitCode.AWS
-    assert answer.stdout == ""
-    assert answer.stderr.startswith(f"error: {said}")
-    assert answer.stderr.splitlines()[1].startswith("next:  ")
+    response = CliRunner().invoke(app, command.split(), env=without_aws(tmp_path, **env))
+    assert response.exit_code == ExitCode.AWS
+    assert response.stdout == ""
+    assert response.stderr.startswith(f"error: {printed}")
+    assert response.stderr.splitlines()[1].startswith("next:  ")
 
 
 def test_broken_environment_quotes_no_traceback(monkeypatch: pytest.MonkeyPatch):
@@ -398,10 +400,10 @@ def test_broken_environment_quotes_no_traceback(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("hunter2")
 
     monkeypatch.setattr(Stack, "open", crash)
-    answer = invoke("status")
-    assert answer.exit_code == ExitCode.WRONG
-    assert "hunter2" not in answer.output
-    assert answer.exception is None or isinstance(answer.exception, SystemExit)
+    response = invoke("status")
+    assert response.exit_code == ExitCode.WRONG
+    assert "hunter2" not in response.output
+    assert response.exception is None or isinstance(response.exception, SystemExit)
 
 
 def test_ctrl_c_is_told_by_the_exit_code(monkeypatch: pytest.MonkeyPatch):
@@ -409,8 +411,8 @@ def test_ctrl_c_is_told_by_the_exit_code(monkeypatch: pytest.MonkeyPatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Stack, "open", interrupt)
-    answer = invoke("status")
-    assert (answer.exit_code, answer.stderr) == (ExitCode.INTERRUPTED, "interrupted\n")
+    response = invoke("status")
+    assert (response.exit_code, response.stderr) == (ExitCode.INTERRUPTED, "interrupted\n")
 
 
 @pytest.mark.parametrize(
@@ -424,12 +426,12 @@ def test_ctrl_c_is_told_by_the_exit_code(monkeypatch: pytest.MonkeyPatch):
 def test_grants_check(tmp_path: Path, text: str, code: int, faults: list[str]):
     file = tmp_path / "grants.toml"
     file.write_text(text)
-    answer = invoke("grants", "check", str(file), "--json")
-    told = json.loads(answer.stdout)
-    jsonschema.validate(told, SCHEMAS["grants-check"])
-    assert answer.exit_code == code
+    response = invoke("grants", "check", str(file), "--json")
+    printed = json.loads(response.stdout)
+    jsonschema.validate(printed, SCHEMAS["grants-check"])
+    assert response.exit_code == code
     assert [
-        fault[: len(start)] for fault, start in zip(told["faults"], faults, strict=True)
+        fault[: len(start)] for fault, start in zip(printed["faults"], faults, strict=True)
     ] == faults
     assert invoke("grants", "check", str(file)).exit_code == code
 
@@ -439,8 +441,8 @@ def test_grants_init_writes_a_sound_file_and_overwrites_none(tmp_path: Path):
     assert invoke("grants", "init", str(file)).exit_code == 0
     written = file.read_text()
     assert invoke("grants", "check", str(file)).exit_code == 0
-    answer = invoke("grants", "init", str(file))
-    assert (answer.exit_code, file.read_text()) == (ExitCode.USAGE, written)
+    reply = invoke("grants", "init", str(file))
+    assert (reply.exit_code, file.read_text()) == (ExitCode.USAGE, written)
     commented = re.sub(r"(?m)^# (?=\[|\w+ = )", "", written)
     assert "connections.uat" in commented
     assert faults_of(commented) == []  # what is only commented out is sound, too
@@ -450,8 +452,8 @@ def test_grants_init_writes_a_sound_file_and_overwrites_none(tmp_path: Path):
 def test_faulty_grants_are_not_published(tmp_path: Path):
     file = tmp_path / "grants.toml"
     file.write_text("[grants.a]\nscope = []\n")
-    answer = invoke("grants", "publish", str(file))
-    assert (answer.exit_code, answer.stdout) == (
+    reply = invoke("grants", "publish", str(file))
+    assert (reply.exit_code, reply.stdout) == (
         ExitCode.WRONG,
         "grants.toml: grants.a: scope is empty; name at least one Enable scope\n",
     )
@@ -467,8 +469,8 @@ def test_grants_layer_is_the_same_bytes_for_the_same_text():
 
 def test_missing_grants_file_is_a_usage_error(tmp_path: Path):
     assert invoke("grants", "check", str(tmp_path / "none")).exit_code == ExitCode.USAGE
-    answer = invoke("block", "deals", "--reason", "x", "--grants-file", str(tmp_path / "none"))
-    assert answer.exit_code == ExitCode.USAGE
+    response = invoke("block", "deals", "--reason", "x", "--grants-file", str(tmp_path / "none"))
+    assert response.exit_code == ExitCode.USAGE
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "two\nlines", "x" * 201])

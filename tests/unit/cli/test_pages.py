@@ -42,9 +42,9 @@ def test_pages_of_a_repeated_token_are_read_while_they_bring_new_items(
     pages: Pages, expected: str, remark: str, capsys: pytest.CaptureFixture[str]
 ):
     assert "".join(read_all(serve(pages), "Items")) == expected
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(remark) if remark else told.err == ""
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(remark) if remark else output.err == ""
 
 
 def test_log_lines_are_read_although_cloudwatch_repeats_its_token(

@@ -167,6 +167,10 @@ def test_bar_is_ascii_where_nothing_else_can_be_shown():
 
 
 def test_json_has_the_documented_shape():
-    told = {"stack": "s", "at": "2026-01-02T03:04:05Z", "grants": [row_json(r, NOW) for r in ROWS]}
-    jsonschema.validate(told, SCHEMAS["status"])
-    assert told["grants"][2]["seconds_left"] == 0
+    output = {
+        "stack": "s",
+        "at": "2026-01-02T03:04:05Z",
+        "grants": [row_json(r, NOW) for r in ROWS],
+    }
+    jsonschema.validate(output, SCHEMAS["status"])
+    assert output["grants"][2]["seconds_left"] == 0

@@ -347,8 +347,8 @@ def test_unsigned_call_that_gets_anything_but_403_fails(
     status: int,
     kind: type,
 ):
-    answers = {"/tokens/deals": status}
-    monkeypatch.setattr(TokenApi, "unsigned", lambda _, __, path: answers.get(path, 403))
+    replies = {"/tokens/deals": status}
+    monkeypatch.setattr(TokenApi, "unsigned", lambda _, __, path: replies.get(path, 403))
     result = token_api.unsigned(deployment)
     assert isinstance(result, kind)
     assert (f"GET /tokens/{{grant}}: {status}" in str(result)) == (kind is Failed)

@@ -19,7 +19,7 @@ from token_broker.errors import ConfigurationError, RenewalFailed
         (
             EndpointConnectionError(endpoint_url=f"https://{SECRET}"),
             "EndpointConnectionError",
-            "AWS could not be reached or did not answer: EndpointConnectionError",
+            "AWS could not be reached or did not respond: EndpointConnectionError",
         ),
         (ConfigurationError("X is not set"), "ConfigurationError", "X is not set"),
         (KeyError(SECRET), "InternalError", "unexpected KeyError; please report it"),

@@ -260,4 +260,4 @@ def test_block_record_stands_in_a_tokens_place() -> None:
     assert block.value.reason == "leaked on a screen"
     assert block.value.record == text
     assert json.loads(text)["blocked_at"] == "2025-03-01T12:00:00Z"
-    assert "screen" not in str(block.value)  # callers are not told why
+    assert "screen" not in str(block.value)  # callers are not reported why

@@ -105,9 +105,9 @@ def test_token_answer_is_what_enable_documents(enable: FakeEnable) -> None:
     assert response.content_type == "application/json"
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["Pragma"] == "no-cache"
-    answer = document(response)
-    token = answer.pop("access_token")
-    assert answer == {
+    reply = document(response)
+    token = reply.pop("access_token")
+    assert reply == {
         "token_type": "bearer",
         "expires_in": 900,
         "scope": "read:deals",
@@ -253,12 +253,12 @@ def test_refusal_has_its_oauth_error(
 
 
 def test_wrong_credentials_are_not_told_apart(enable: FakeEnable) -> None:
-    answers = {
+    responses = {
         ask(enable, **{name: "wrong"}).data
         for name in ("client_id", "client_secret", "dealtrack_registration_id")
     }
 
-    assert len(answers) == 1
+    assert len(responses) == 1
 
 
 # Secrets rotated, endpoint broken

@@ -50,7 +50,7 @@ FRESH = {
     "fingerprint": fingerprint("users"),
 }
 AUDIT = {"grant", "scope", "connection", "secret_version", "seconds_left"}
-TOLD = {
+OUTPUT = {
     "state",
     "renew_reason",
     "expires_at",
@@ -73,7 +73,7 @@ class Function:
 
     def __post_init__(self) -> None:
         del self.broker.store.tokens["deals"]
-        self.broker.endpoint.answers["read:deals"] = response(TOKEN)
+        self.broker.endpoint.responses["read:deals"] = response(TOKEN)
 
     def __call__(self, given: object) -> dict[str, Any]:
         summary: dict[str, Any] = app.lambda_handler(given, self.context)
@@ -154,16 +154,16 @@ def test_changed_secret_renews_what_was_issued_for_another(function: Function, n
 def test_failed_grant_fails_the_invocation_after_the_others_are_told(
     function: Function, output: Output
 ) -> None:
-    function.broker.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    function.broker.endpoint.responses["read:deals"] = rejection("invalid_scope")
     with pytest.raises(
-        RenewalFailed, match=r"^not renewed: deals: the token endpoint answered invalid_scope$"
+        RenewalFailed, match=r"^not renewed: deals: the token endpoint returned invalid_scope$"
     ):
         function({"force": True})
     failed, renewed = output.lines()
     assert (failed["level"], failed["reason"]) == ("ERROR", "invalid_scope")
-    assert failed["cause"] == "the token endpoint answered invalid_scope"
+    assert failed["cause"] == "the token endpoint returned invalid_scope"
     assert (failed["retry_at"], failed["seconds_left"]) == ("2025-03-01T12:00:55Z", 0)
-    assert set(failed) - POWERTOOLS - LAMBDA <= AUDIT | TOLD | {"attempts"}
+    assert set(failed) - POWERTOOLS - LAMBDA <= AUDIT | OUTPUT | {"attempts"}
     assert renewed["state"] == "renewed"
     assert metrics(output)[:2] == [
         {"grant": "deals", "SecondsToExpiry": [0.0], "DueWindowLeft": [0.0]},
@@ -174,7 +174,7 @@ def test_failed_grant_fails_the_invocation_after_the_others_are_told(
 def test_grant_that_waits_after_a_refusal_is_counted_as_failed(
     function: Function, output: Output
 ) -> None:
-    function.broker.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    function.broker.endpoint.responses["read:deals"] = rejection("invalid_scope")
     for _ in range(2):
         with pytest.raises(RenewalFailed):
             function({})
@@ -227,7 +227,7 @@ def test_token_that_cannot_be_renewed_shows_what_is_left_of_it(
     function: Function, output: Output, left: float, shown: float, window: float
 ) -> None:
     function.broker.store.tokens["users"] = stored(left=left, age=3600, scope=("read:users",))
-    function.broker.endpoint.answers["read:users"] = rejection("invalid_scope")
+    function.broker.endpoint.responses["read:users"] = rejection("invalid_scope")
     with pytest.raises(RenewalFailed):
         function({"grants": ["users"]})
     assert metrics(output)[0] == {
@@ -251,7 +251,7 @@ def test_token_that_cannot_be_read_is_not_said_to_have_expired(
 def test_fault_that_quotes_secrets_is_told_without_them(function: Function, output: Output) -> None:
     denied = client_error("AccessDeniedException", "PutParameter")
     function.broker.store.unwritable["deals"] = denied
-    function.broker.endpoint.answers["read:users"] = ValueError(f"{SECRET} {TOKEN} {VERSION}")
+    function.broker.endpoint.responses["read:users"] = ValueError(f"{SECRET} {TOKEN} {VERSION}")
     with pytest.raises(RenewalFailed) as caught:
         function({"force": True})
     assert "PutParameter was refused by AWS: AccessDeniedException" in str(caught.value)

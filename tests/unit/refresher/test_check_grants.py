@@ -84,7 +84,7 @@ def test_command_passes_the_shipped_file_in_silence(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "output"),
     [
         (b"[grants.deals]", "grants.toml: grants.deals.scope: "),
         (b"\xff\xfe", "grants.toml: cannot be read: "),
@@ -96,13 +96,13 @@ def test_command_fails_on_a_faulty_or_unreadable_file(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     content: bytes | None,
-    said: str,
+    output: str,
 ) -> None:
     file = tmp_path / "grants.toml"
     if content is not None:
         file.write_bytes(content)
     assert run(monkeypatch, str(file)) == 1
-    assert capsys.readouterr().err.startswith(said)
+    assert capsys.readouterr().err.startswith(output)
 
 
 @pytest.mark.parametrize(

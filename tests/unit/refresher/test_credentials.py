@@ -69,7 +69,7 @@ def test_request_carries_the_credentials_and_the_scope() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "output"),
     [
         (
             json.dumps(dict.fromkeys(SOUND, "REPLACE-ME")),
@@ -91,13 +91,13 @@ def test_request_carries_the_credentials_and_the_scope() -> None:
 )
 @pytest.mark.parametrize("stage", ["AWSCURRENT", "AWSPENDING"])
 def test_unusable_secret_is_named_but_not_repeated(
-    secrets: Stubber, reader: SecretReader, stage: str, text: str, said: str
+    secrets: Stubber, reader: SecretReader, stage: str, text: str, output: str
 ) -> None:
     secrets.add_response("get_secret_value", version(text))
     with pytest.raises(ConfigurationError) as caught:
         reader.read("default", stage)
     assert f"the secret {NAME}: " in str(caught.value)
-    assert said in str(caught.value)
+    assert output in str(caught.value)
     assert str(caught.value).endswith(
         ". Store a JSON object with client_id, client_secret and dealtrack_registration_id"
     )

@@ -119,7 +119,7 @@ def test_failed_renewal_does_not_count_a_token_of_another_scope_as_the_grant_s(
     broker: Broker,
 ) -> None:
     other = broker.store.tokens["deals"] = stored(scope=("read:deals", "read:users"))
-    broker.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    broker.endpoint.responses["read:deals"] = rejection("invalid_scope")
     outcome = broker.run()["deals"]
     assert (outcome.state, outcome.expires_at, outcome.fingerprint) == ("failed", None, "")
     assert broker.store.tokens["deals"] == other  # yet it is not touched
@@ -144,7 +144,7 @@ def test_stored_token_from_the_future_is_replaced_though_it_expires_later(
 
 def test_corrupt_parameter_that_cannot_be_healed_fails_for_that_cause(broker: Broker) -> None:
     broker.store.faults["deals"] = CorruptStoredToken("no token")
-    broker.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    broker.endpoint.responses["read:deals"] = rejection("invalid_scope")
     assert broker.run()["deals"].reason == "invalid_scope"
 
 
@@ -228,7 +228,7 @@ def test_unreadable_token_of_a_grant_that_enable_refuses_fails_for_that_cause(
     broker: Broker,
 ) -> None:
     broker.store.faults["deals"] = UNREADABLE[0]
-    broker.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    broker.endpoint.responses["read:deals"] = rejection("invalid_scope")
     assert broker.run()["deals"].reason == "invalid_scope"
     assert broker.run()["deals"].state is State.WAITING
 
@@ -293,7 +293,7 @@ def deny_fallbacks(broker: Broker) -> None:
 
 
 def break_endpoint(broker: Broker) -> None:
-    broker.endpoints["uat"].answers["read:deals"] = RuntimeError("a bug")
+    broker.endpoints["uat"].responses["read:deals"] = RuntimeError("a bug")
 
 
 @pytest.mark.parametrize(

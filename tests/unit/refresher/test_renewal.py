@@ -1,4 +1,4 @@
-"""Renewing: one answer at a time is judged, nothing is ever worse for it, nobody is pestered."""
+"""Renewing: one response at a time is judged, nothing is ever worse for it, nobody is pestered."""
 
 import threading
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def empty() -> Broker:
 
 def busy(retry_after: float | None) -> TokenEndpointUnavailable:
     return TokenEndpointUnavailable(
-        "the token endpoint answered HTTP 429",
+        "the token endpoint returned HTTP 429",
         reason="http_429",
         retry_after=None if retry_after is None else seconds(retry_after),
     )
@@ -70,7 +70,7 @@ def test_stored_token_is_replaced_only_by_one_that_ends_later(
     broker: Broker, expires_in: int, state: str
 ) -> None:
     old = broker.store.tokens["deals"] = stored("old", left=300, age=3000)
-    broker.endpoint.answers["read:deals"] = response(expires_in=expires_in)
+    broker.endpoint.responses["read:deals"] = response(expires_in=expires_in)
     outcome = broker.run()["deals"]
     assert outcome.state == state
     assert (broker.store.tokens["deals"] == old) is (state == "unchanged")
@@ -81,7 +81,7 @@ def test_stored_token_is_replaced_only_by_one_that_ends_later(
 
 
 def test_force_takes_even_a_token_that_ends_sooner(broker: Broker) -> None:
-    broker.endpoint.answers["read:deals"] = response(expires_in=60)
+    broker.endpoint.responses["read:deals"] = response(expires_in=60)
     assert broker.run(FORCED)["deals"].state is State.RENEWED
     assert broker.store.tokens["deals"].expires_at == NOW + seconds(60)
 
@@ -94,14 +94,14 @@ def test_force_takes_even_a_token_that_ends_sooner_than_that_of_an_overlapping_r
     assert broker.store.tokens["deals"].access_token == "new-token-for-read:deals"
 
 
-@pytest.mark.parametrize(("answered", "state"), [("other", "renewed"), ("deals", "unchanged")])
+@pytest.mark.parametrize(("responded", "state"), [("other", "renewed"), ("deals", "unchanged")])
 def test_token_that_enable_refuses_gives_way_to_any_other(
-    broker: Broker, answered: str, state: str
+    broker: Broker, responded: str, state: str
 ) -> None:
     request = RefreshRequest(grants=("deals",), rejected=stored("deals").fingerprint)
-    broker.endpoint.answers["read:deals"] = response(answered, 60)
+    broker.endpoint.responses["read:deals"] = response(responded, 60)
     assert states(broker.run(request)) == {"deals": state}
-    assert broker.store.tokens["deals"].access_token == answered
+    assert broker.store.tokens["deals"].access_token == responded
 
 
 def test_later_token_of_an_overlapping_run_is_what_is_told(empty: Broker) -> None:
@@ -150,7 +150,7 @@ def test_failure_of_one_grant_spares_the_others_and_its_stored_token(
 ) -> None:
     old = broker.store.tokens["deals"] = stored("old", left=60, age=3000)
     del broker.store.tokens["users"]
-    broker.endpoint.answers["read:deals"] = fault
+    broker.endpoint.responses["read:deals"] = fault
     outcomes = broker.run()
     assert states(outcomes) == {"deals": "failed", "activity": "not_due", "users": "renewed"}
     assert broker.store.tokens["deals"] == old
@@ -181,7 +181,7 @@ def test_unreadable_secret_fails_what_is_due_and_nothing_else(broker: Broker) ->
     assert (len(broker.secrets.reads), broker.endpoint.requests) == (1, [])
 
 
-# ── What is told ─────────────────────────────────────────────────────────────────────────────────
+# ── What is reported ──────────────────────────────────────────────────────────────────────────────
 
 
 def test_request_carries_the_credentials_and_the_scope(empty: Broker) -> None:
@@ -198,7 +198,7 @@ def test_attempts_of_a_success_are_those_that_it_took(empty: Broker) -> None:
 
 def test_attempts_of_an_answer_that_is_refused_are_those_that_it_took(empty: Broker) -> None:
     empty.endpoint.failures = 1
-    empty.endpoint.answers["read:users"] = response(scope="read:deals")
+    empty.endpoint.responses["read:users"] = response(scope="read:deals")
     assert empty.run()["users"].attempts == 2
 
 
@@ -297,7 +297,7 @@ def test_rejected_connection_costs_one_request_whatever_the_number_of_grants(
     assert len(broker.endpoint.requests) == 1
     assert set(states(outcomes).values()) == {"failed"}
     assert {(o.reason, o.cause) for o in outcomes.values()} == {
-        (reason, f"the token endpoint answered {reason}")
+        (reason, f"the token endpoint returned {reason}")
     }
     assert [outcome.attempts for outcome in outcomes.values()] == [1] + [0] * (number - 1)
     assert {outcome.retry_at for outcome in outcomes.values()} == {NOW + seconds(55)}
@@ -328,7 +328,7 @@ def minutes_of_requests(broker: Broker, scope: str = "", *, until: int = 61) -> 
 
 
 def test_grant_that_waits_is_overdue_and_says_until_when_and_why(empty: Broker) -> None:
-    empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    empty.endpoint.responses["read:deals"] = rejection("invalid_scope")
     first = empty.run(DEALS)["deals"]
     assert (first.state, first.retry_at) == (State.FAILED, NOW + seconds(55))
     empty.clock.wind(54)
@@ -344,13 +344,13 @@ def test_grant_that_waits_is_overdue_and_says_until_when_and_why(empty: Broker) 
 
 def test_refused_grant_is_asked_for_more_densely_towards_its_tokens_end(broker: Broker) -> None:
     broker.store.tokens["deals"] = stored("old", left=599, age=3001)
-    broker.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    broker.endpoint.responses["read:deals"] = rejection("invalid_scope")
     assert minutes_of_requests(broker, "read:deals", until=25) == [0, 1, 3, 7, 9, 10]
 
 
 @pytest.mark.parametrize("fault", [busy(None), RuntimeError("a bug")])
 def test_transient_failure_causes_no_backoff(empty: Broker, fault: Exception) -> None:
-    empty.endpoint.answers["read:deals"] = fault
+    empty.endpoint.responses["read:deals"] = fault
     assert minutes_of_requests(empty, "read:deals", until=4) == [0, 1, 2, 3]
     assert (empty.states.backoff_of(), empty.states.backoff_of("deals")) == (None, None)
 
@@ -426,11 +426,11 @@ def test_force_does_not_make_the_next_refusal_count_from_one(empty: Broker) -> N
 
 
 def test_success_forgets_the_refusals_before_it(empty: Broker) -> None:
-    empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    empty.endpoint.responses["read:deals"] = rejection("invalid_scope")
     minutes_of_requests(empty, until=3)
     assert empty.states.backoff_of("deals") is not None
     empty.clock.wind(MINUTE)
-    empty.endpoint.answers.clear()
+    empty.endpoint.responses.clear()
     assert set(states(empty.run()).values()) <= {"renewed", "not_due"}
     assert empty.states.backoff_of("deals") is None
 
@@ -449,7 +449,7 @@ def test_connection_that_is_known_again_serves_all_at_the_first_good_answer(empt
 def test_retry_after_is_honoured_by_the_whole_connection_and_by_later_runs(
     empty: Broker, retry_after: float, held: float
 ) -> None:
-    empty.endpoint.answers["read:deals"] = busy(retry_after)
+    empty.endpoint.responses["read:deals"] = busy(retry_after)
     outcome = empty.run(DEALS)["deals"]
     assert (outcome.state, outcome.retry_at) == (State.FAILED, NOW + seconds(held))
     if held:
@@ -459,7 +459,7 @@ def test_retry_after_is_honoured_by_the_whole_connection_and_by_later_runs(
         assert {o.retry_at for o in outcomes.values()} == {NOW + seconds(held)}
         assert len(empty.endpoint.requests) == 1
         empty.clock.wind(1)
-    empty.endpoint.answers.clear()
+    empty.endpoint.responses.clear()
     assert set(states(empty.run()).values()) == {"renewed"}
     assert empty.states.backoff_of() is None
 
@@ -470,7 +470,7 @@ def test_retry_after_of_a_refusal_lengthens_the_grants_backoff(
 ) -> None:
     refusal = rejection("http_403")
     refusal.retry_after = seconds(requested)
-    empty.endpoint.answers["read:deals"] = refusal
+    empty.endpoint.responses["read:deals"] = refusal
     assert empty.run(DEALS)["deals"].retry_at == NOW + seconds(waited)
     empty.clock.wind(waited - 0.5)
     assert states(empty.run(DEALS)) == {"deals": "waiting"}
@@ -479,7 +479,7 @@ def test_retry_after_of_a_refusal_lengthens_the_grants_backoff(
 
 
 def test_retry_after_of_the_first_grant_spares_enable_the_others(empty: Broker) -> None:
-    empty.endpoint.answers["read:deals"] = busy(120)
+    empty.endpoint.responses["read:deals"] = busy(120)
     outcomes = empty.run()
     assert states(outcomes) == {"deals": "failed", "activity": "waiting", "users": "waiting"}
     assert [outcome.attempts for outcome in outcomes.values()] == [1, 0, 0]
@@ -489,25 +489,25 @@ def test_retry_after_of_the_first_grant_spares_enable_the_others(empty: Broker) 
 def test_retry_after_of_a_later_grant_stops_those_not_yet_begun() -> None:
     broker = Broker(parallelism=1)
     broker.store.tokens.clear()
-    broker.endpoint.answers["read:activity"] = busy(120)
+    broker.endpoint.responses["read:activity"] = busy(120)
     assert list(states(broker.run()).values()) == ["renewed", "failed", "waiting"]
 
 
 def test_wait_that_enable_asked_for_is_ended_by_force_but_not_by_another_secret(
     empty: Broker,
 ) -> None:
-    empty.endpoint.answers["read:deals"] = busy(600)
+    empty.endpoint.responses["read:deals"] = busy(600)
     empty.run(DEALS)
     empty.secrets.put("v2")
     assert set(states(empty.run()).values()) == {"waiting"}
-    empty.endpoint.answers.clear()
+    empty.endpoint.responses.clear()
     assert set(states(empty.run(FORCED)).values()) == {"renewed"}
 
 
 def test_forced_run_does_not_wait_even_if_its_first_grant_fails(empty: Broker) -> None:
-    empty.endpoint.answers["read:deals"] = busy(600)
+    empty.endpoint.responses["read:deals"] = busy(600)
     empty.run(DEALS)
-    empty.endpoint.answers["read:deals"] = busy(None)
+    empty.endpoint.responses["read:deals"] = busy(None)
     expected = {"deals": "failed", "activity": "renewed", "users": "renewed"}
     assert states(empty.run(FORCED)) == expected
 
@@ -515,7 +515,7 @@ def test_forced_run_does_not_wait_even_if_its_first_grant_fails(empty: Broker) -
 def test_another_grant_goes_first_after_a_refusal_so_that_one_alone_blocks_no_other(
     empty: Broker,
 ) -> None:
-    empty.endpoint.answers["read:deals"] = rejection("unauthorized_client")
+    empty.endpoint.responses["read:deals"] = rejection("unauthorized_client")
     assert set(states(empty.run()).values()) == {"failed"}
     empty.clock.wind(MINUTE)
     outcomes = empty.run()
@@ -530,7 +530,7 @@ def test_another_grant_goes_first_after_a_refusal_so_that_one_alone_blocks_no_ot
 def test_grant_that_is_refused_alone_never_lets_another_s_token_lapse() -> None:
     broker = Broker()
     del broker.store.tokens["deals"]
-    broker.endpoint.answers |= {
+    broker.endpoint.responses |= {
         "read:deals": rejection("unauthorized_client"),
         "read:users": response("u", 900),
         "read:activity": response("a", 900),
@@ -550,7 +550,7 @@ def test_token_in_its_final_retry_window_is_requested_in_spite_of_another_grants
     broker: Broker, left: float, state: str
 ) -> None:
     del broker.store.tokens["deals"]
-    broker.endpoint.answers["read:deals"] = rejection("unauthorized_client")
+    broker.endpoint.responses["read:deals"] = rejection("unauthorized_client")
     broker.run(DEALS)
     broker.store.tokens["users"] = stored("u", left=left, age=9000, scope=("read:users",))
     assert states(broker.run(RefreshRequest(grants=("users",)))) == {"users": state}
@@ -604,7 +604,7 @@ def test_state_that_parameter_store_refuses_fails_no_run(
     empty: Broker, what: str, fault: Exception
 ) -> None:
     setattr(empty.states, what, fault)
-    empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    empty.endpoint.responses["read:deals"] = rejection("invalid_scope")
     expected = {"deals": "failed", "activity": "renewed", "users": "renewed"}
     assert states(empty.run()) == expected
     assert states(empty.run())["deals"] == "failed"  # asked once too often, no worse
@@ -613,7 +613,7 @@ def test_state_that_parameter_store_refuses_fails_no_run(
 @pytest.mark.parametrize("text", ["", "null", "[]", '{"connection": [1], "grants": {}}', "[" * 999])
 def test_malformed_state_is_empty_and_is_overwritten(empty: Broker, text: str) -> None:
     empty.states.put_text(text)
-    empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    empty.endpoint.responses["read:deals"] = rejection("invalid_scope")
     assert states(empty.run())["deals"] == "failed"
     assert empty.states.backoff_of("deals") is not None
 
@@ -709,7 +709,7 @@ def test_run_takes_the_lease_before_it_makes_a_request_and_releases_it_after(emp
     empty.endpoint.on_request = lambda _request: seen.append(
         empty.states.now().is_leased(empty.clock())
     )
-    empty.endpoint.answers["read:users"] = RuntimeError("a bug")
+    empty.endpoint.responses["read:users"] = RuntimeError("a bug")
     empty.run()
     assert seen == [True] * 3
     assert empty.states.now() == ConnectionState()
@@ -760,7 +760,7 @@ def test_lease_that_is_written_twice_after_a_lost_response_is_still_ours(
 
 
 def test_lease_keeps_the_backoffs_that_were_read(empty: Broker) -> None:
-    empty.endpoint.answers["read:deals"] = rejection("invalid_scope")
+    empty.endpoint.responses["read:deals"] = rejection("invalid_scope")
     empty.run()
     del empty.store.tokens["users"]
     empty.endpoint.on_request = lambda _request: seen.append(empty.states.backoff_of("deals"))
@@ -776,7 +776,7 @@ def test_runs_at_once_make_the_requests_of_one(empty: Broker) -> None:
     assert set(states(empty.run()).values()) == {"renewed"}
     assert sorted(empty.endpoint.scopes) == ["read:activity", "read:deals", "read:users"]
     assert len(others) == 3
-    assert {state for told in others for state in told.values()} <= {"in_progress", "not_due"}
+    assert {state for output in others for state in output.values()} <= {"in_progress", "not_due"}
 
 
 def test_run_that_ends_while_another_begins_costs_no_more_than_one_extra_request(
@@ -885,7 +885,7 @@ def test_fallback_is_verified_by_a_refusal_of_the_scope_or_of_the_token(
     empty.secrets.put("v-bad", "bad")
     empty.secrets.put("v-good", "good", stage="AWSPREVIOUS")
     empty.endpoint.refused_secrets["bad"] = "invalid_client"
-    empty.endpoint.answers["read:deals"] = refused
+    empty.endpoint.responses["read:deals"] = refused
     outcomes = empty.run()
     assert states(outcomes) == {"deals": "failed", "activity": "renewed", "users": "renewed"}
     assert outcomes["deals"].reason in {"invalid_scope", "expired"}
@@ -923,7 +923,7 @@ def test_secret_may_change_at_enable_before_with_or_after_secrets_manager(
     """Lifetimes of 15 minutes, runs each minute; the change events come too."""
     broker = Broker()
     for name in broker.grants:
-        broker.endpoint.answers[f"read:{name}"] = response("t", 900)
+        broker.endpoint.responses[f"read:{name}"] = response("t", 900)
         broker.store.tokens[name] = stored(name, left=900, scope=(f"read:{name}",))
     broker.secrets.put("v1", "old")
     broker.endpoint.refused_secrets["new"] = "invalid_client"

@@ -15,7 +15,7 @@ from tools.sam import ToolFailed
 
 @dataclass
 class FakeLife:
-    """A run that ends as it was told; it notes whether it was cleaned up."""
+    """A run that ends as it was reported; it notes whether it was cleaned up."""
 
     end: Callable[[], None] = lambda: None
     broken: list[str] = field(default_factory=list)
@@ -90,10 +90,10 @@ def test_plan_is_shown_and_nothing_begins_without_a_yes(
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert start(monkeypatch, life) == 2
     assert life.calls == []
-    told = capsys.readouterr()
-    assert "1. deploy everything" in told.out
-    assert "less than 1 USD" in told.out
-    assert "give --yes" in told.err
+    output = capsys.readouterr()
+    assert "1. deploy everything" in output.out
+    assert "less than 1 USD" in output.out
+    assert "give --yes" in output.err
 
 
 def test_leftovers_of_an_earlier_run_are_named_and_removed_on_request(

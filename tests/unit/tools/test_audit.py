@@ -68,13 +68,13 @@ def test_cfn_lint_at_its_strictest_tells_more_than_errors():
 def test_mirror_without_vulnerabilities_is_not_taken_for_clean_pins(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    answers = iter(
+    responses = iter(
         [
             {"dependencies": [{"name": "requests", "version": "2.19.0", "vulns": []}]},
             {"dependencies": [{"name": "requests", "skip_reason": "not found"}]},
         ]
     )
-    monkeypatch.setattr(audit, "_run", lambda *_: json.dumps(next(answers)))
+    monkeypatch.setattr(audit, "_run", lambda *_: json.dumps(next(responses)))
     for _ in range(2):
         with pytest.raises(audit.NotChecked, match="cannot be reached from here"):
             list(audit.pip_audit())
@@ -115,9 +115,9 @@ def test_commit_hook_names_the_file_and_not_the_secret(
     file = tmp_path / "left-behind.json"
     file.write_text(json.dumps(CREDENTIALS))
     assert main([str(file)]) == 1
-    told = capsys.readouterr().err
-    assert "left-behind.json: Enable client secret" in told
-    assert CREDENTIALS["client_secret"] not in told
+    output = capsys.readouterr().err
+    assert "left-behind.json: Enable client secret" in output
+    assert CREDENTIALS["client_secret"] not in output
 
 
 def test_no_file_of_the_repository_seems_to_hold_a_secret_that_is_not_accepted():

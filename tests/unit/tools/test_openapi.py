@@ -1,4 +1,4 @@
-"""docs/openapi.json: made from the code as it is, and true of what the handlers answer."""
+"""docs/openapi.json: made from the code as it is, and true of what the handlers response."""
 
 import json
 from collections.abc import Mapping
@@ -62,11 +62,11 @@ def form(text: str) -> dict[str, Any]:
     return request("POST", "/oauth2/token", headers=FORM, body=text)
 
 
-def assert_conforms(given: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The answer's body, once status, headers and body are as the contract says."""
+def assert_conforms(given: Mapping[str, Any], reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The response's body, once status, headers and body are as the contract says."""
     method, resource = given["httpMethod"].lower(), given["resource"]
-    response = CONTRACT["paths"][resource][method]["responses"][str(answer["statusCode"])]
-    headers, body = answer["headers"], json.loads(answer["body"])
+    response = CONTRACT["paths"][resource][method]["responses"][str(reply["statusCode"])]
+    headers, body = reply["headers"], json.loads(reply["body"])
     for name, about in response["headers"].items():
         kind = about["schema"]
         assert name in headers or not about["required"]
@@ -105,7 +105,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> FakeStore:
     return store
 
 
-ANSWERS = [
+RESPONSES = [
     (query(min_ttl=["60"]), 200, None),
     (query(min_ttl=["soon"]), 400, "invalid_request"),
     (request("GET", "/tokens/others"), 403, "access_denied"),
@@ -126,7 +126,7 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize(("given", "status", "error"), ANSWERS)
+@pytest.mark.parametrize(("given", "status", "error"), RESPONSES)
 def test_answer_is_as_the_contract_says(
     store: FakeStore,
     capsys: pytest.CaptureFixture[str],
@@ -135,9 +135,9 @@ def test_answer_is_as_the_contract_says(
     error: str | None,
 ) -> None:
     with output_of(app.logger, capsys):
-        answer: Any = app.lambda_handler(given, FakeContext())
-    body = assert_conforms(given, answer)
-    assert (answer["statusCode"], body.get("error")) == (status, error)
+        reply: Any = app.lambda_handler(given, FakeContext())
+    body = assert_conforms(given, reply)
+    assert (reply["statusCode"], body.get("error")) == (status, error)
 
 
 @pytest.mark.parametrize(
@@ -161,15 +161,15 @@ def test_fault_and_block_are_in_the_contract(
 ) -> None:
     store.faults["mine"] = fault
     with output_of(app.logger, capsys):
-        answer: Any = app.lambda_handler(given, FakeContext())
-    assert_conforms(given, answer)
-    assert answer["statusCode"] == status
+        reply: Any = app.lambda_handler(given, FakeContext())
+    assert_conforms(given, reply)
+    assert reply["statusCode"] == status
 
 
 def test_every_answer_of_the_contract_has_been_given_here() -> None:
     given = {
         (event["resource"], event["httpMethod"].lower(), str(status))
-        for event, status, _ in ANSWERS
+        for event, status, _ in RESPONSES
     }
     gateway = {str(status) for status in openapi._GATEWAY}
     fault = str(ERRORS[openapi._FAULT][0])
@@ -184,8 +184,8 @@ def test_every_answer_of_the_contract_has_been_given_here() -> None:
 
 
 def test_every_error_is_one_of_some_operation() -> None:
-    said = {error for operation in openapi._OPERATIONS.values() for error in operation.errors}
-    assert said == set(ERRORS)
+    output = {error for operation in openapi._OPERATIONS.values() for error in operation.errors}
+    assert output == set(ERRORS)
     assert set(openapi._CODES) == {code for _, code in ERRORS.values()}
 
 

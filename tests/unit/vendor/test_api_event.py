@@ -95,7 +95,7 @@ def test_rejected_fingerprint_is_in_a_json_body(encoded: bool) -> None:  # noqa:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "output"),
     [
         (None, "the body is not JSON"),
         ("", "the body is not JSON"),
@@ -109,10 +109,10 @@ def test_rejected_fingerprint_is_in_a_json_body(encoded: bool) -> None:  # noqa:
         (" " * (3 * MAX_BODY_CHARS), "the body is too long"),
     ],
 )
-def test_other_rejection_is_refused_and_not_repeated(body: object, said: str) -> None:
+def test_other_rejection_is_refused_and_not_repeated(body: object, output: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         api_event.rejected_fingerprint({"body": body})
-    assert str(caught.value) == said
+    assert str(caught.value) == output
     assert not leaks(all_said(caught.value))
 
 
@@ -156,7 +156,7 @@ def test_scope_is_that_of_a_client_credentials_form(event: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "said"),
+    ("event", "output"),
     [
         ({"body": SOUND}, "content type"),
         (form(SOUND, "application/json"), "content type"),
@@ -173,8 +173,8 @@ def test_scope_is_that_of_a_client_credentials_form(event: object) -> None:
         (form("grant_type=client_credentials"), "scope must be there exactly once"),
     ],
 )
-def test_other_form_is_refused_and_not_repeated(event: object, said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said) as caught:
+def test_other_form_is_refused_and_not_repeated(event: object, output: str) -> None:
+    with pytest.raises(InvalidRequest, match=output) as caught:
         api_event.requested_scope(event)
     assert not leaks(str(caught.value))
 

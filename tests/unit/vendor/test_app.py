@@ -1,4 +1,4 @@
-"""The vend function's edge: API Gateway's events in, proxy answers out."""
+"""The vend function's edge: API Gateway's events in, proxy returns out."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -59,15 +59,15 @@ class Function:
         self.started.append(event)
 
     def __call__(self, given: object) -> tuple[int, dict[str, Any], dict[str, str]]:
-        answer: Any = app.lambda_handler(given, FakeContext())
-        assert set(answer) == {"statusCode", "headers", "body"}
-        assert answer["headers"]["Content-Type"] == "application/json"
-        assert answer["headers"]["Cache-Control"] == "no-store"
-        body = json.loads(answer["body"])
-        if answer["statusCode"] >= 400:
+        response: Any = app.lambda_handler(given, FakeContext())
+        assert set(response) == {"statusCode", "headers", "body"}
+        assert response["headers"]["Content-Type"] == "application/json"
+        assert response["headers"]["Cache-Control"] == "no-store"
+        body = json.loads(response["body"])
+        if response["statusCode"] >= 400:
             assert set(body) == {"error", "error_description"}
-            assert not leaks(answer["body"])
-        return answer["statusCode"], body, answer["headers"]
+            assert not leaks(response["body"])
+        return response["statusCode"], body, response["headers"]
 
 
 @pytest.fixture
@@ -187,8 +187,8 @@ def test_token_is_vended_to_who_signed_the_request(
 def test_refusal_is_an_oauth_error_that_is_logged_and_counted(
     function: Function, output: Output, given: dict[str, Any], status: int, error: str
 ) -> None:
-    answered, body, headers = function(given)
-    assert (answered, body["error"]) == (status, error)
+    responded, body, headers = function(given)
+    assert (responded, body["error"]) == (status, error)
     assert headers.get("Retry-After") == ("5" if status == 503 else None)
     [line] = output.lines()
     assert (line["level"], line["message"], line["reason"]) == ("WARNING", "token refused", error)
@@ -337,8 +337,8 @@ def test_report_of_a_replaced_token_starts_nothing(function: Function) -> None:
 def test_refused_report_or_form_is_an_oauth_error(
     function: Function, given: dict[str, Any], status: int, error: str, retry_after: str | None
 ) -> None:
-    answered, body, headers = function(given)
-    assert (answered, body["error"], headers.get("Retry-After")) == (status, error, retry_after)
+    responded, body, headers = function(given)
+    assert (responded, body["error"], headers.get("Retry-After")) == (status, error, retry_after)
 
 
 def form(scope: str, grant_type: str = "client_credentials") -> dict[str, Any]:

@@ -163,16 +163,17 @@ def test_missing_token_is_worth_another_call(counter: Counter) -> None:
 
 
 @pytest.mark.parametrize(
-    ("min_ttl", "said"), [(0, None), (300, None), (300.5, "has 300 seconds left"), (10**9, "fewer")]
+    ("min_ttl", "output"),
+    [(0, None), (300, None), (300.5, "has 300 seconds left"), (10**9, "fewer")],
 )
 def test_token_must_live_as_long_as_was_asked(
-    counter: Counter, min_ttl: float, said: str | None
+    counter: Counter, min_ttl: float, output: str | None
 ) -> None:
     counter.store.tokens["deals"] = stored(left=300)
-    if said is None:
+    if output is None:
         assert counter.vend(min_ttl=min_ttl) == stored(left=300)
         return
-    with pytest.raises(NoLiveToken, match=said):
+    with pytest.raises(NoLiveToken, match=output):
         counter.vend(min_ttl=min_ttl)
 
 
@@ -234,7 +235,7 @@ def test_failed_read_is_made_up_for_by_a_remembered_live_token(counter: Counter)
     fault = counter.store.faults["deals"] = RuntimeError("no store")
     counter.clock.wind(60)
     assert counter.vend() == counter.vend() == token("deals")
-    assert counter.faults == [fault]  # told once: the store is not pestered meanwhile
+    assert counter.faults == [fault]  # reported once: the store is not pestered meanwhile
     assert counter.store.reads == ["deals", "deals"]
 
 
