@@ -64,7 +64,7 @@ def test_schedule_renews_before_expiry_and_the_predecessor_is_served_until_then(
     renewed: Deployed,
 ):
     seen: set[str] = set()
-    asked_before = len(renewed.enable.token_requests)
+    requests_before = len(renewed.enable.token_requests)
     lines_before = len(renewed.stack.log_records("token-vendor"))
     began = time.monotonic()
     with client_in_20_threads(renewed, "user keyholder") as responses:
@@ -75,7 +75,7 @@ def test_schedule_renews_before_expiry_and_the_predecessor_is_served_until_then(
             seen.add(response.access_token)
             time.sleep(0.1)
     assert len(seen) >= 3
-    requests = renewed.enable.token_requests[asked_before:]
+    requests = renewed.enable.token_requests[requests_before:]
     by_scope = Counter(request.scope for request in requests if request.status == 200)
     assert by_scope["read:activity"] <= 5  # one for each renewal, whatever the callers do
 

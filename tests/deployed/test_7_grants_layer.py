@@ -48,9 +48,10 @@ def code(stack: BrokerStack) -> dict[str, str]:
     client = stack.administrator.client("lambda")
     found = {}
     for function in FUNCTIONS:
-        told = client.get_function_configuration(FunctionName=stack.resource(function))
-        found[function] = told["CodeSha256"]
-        (found["SharedLayer"],) = [a["Arn"] for a in told["Layers"] if ":SharedLayer" in a["Arn"]]
+        configuration = client.get_function_configuration(FunctionName=stack.resource(function))
+        found[function] = configuration["CodeSha256"]
+        layers = [layer["Arn"] for layer in configuration["Layers"]]
+        (found["SharedLayer"],) = [arn for arn in layers if ":SharedLayer" in arn]
     return found
 
 
@@ -103,10 +104,10 @@ def test_faulty_layer_stops_the_functions_names_itself_and_keeps_the_tokens(
         causes = [
             str(r.get("cause")) for r in stack.log_records(function) if r.get("level") == "ERROR"
         ]
-        assert any(cause in told for told in causes), function
+        assert any(cause in logged for logged in causes), function
     assert stored
     assert stack.stored_since("deals") == stored
-    told = json.loads(broker(stack, "doctor", "--json").stdout)
-    (found,) = [check for check in told["checks"] if check["check"] == "refresher"]
+    output = json.loads(broker(stack, "doctor", "--json").stdout)
+    (found,) = [check for check in output["checks"] if check["check"] == "refresher"]
     assert found["verdict"] == "wrong"
     assert cause in found["found"]
