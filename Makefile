@@ -51,7 +51,7 @@ soak: .venv/.installed ## Faults upon faults (MINUTES=10, SEED=1), and a check o
 	@$(PYTHON) -m tests.soak --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(if $(RECORD),--record "$(RECORD)")
 
 .PHONY: fuzz
-fuzz: .venv/.installed .venv-mutants/.installed ## Inputs of other hands (COUNT=100000, SEED=1), counted by target
+fuzz: .venv/.installed .venv-mutants/.installed ## Untrusted input (COUNT=100000, SEED=1), counted by target
 	@nice -n 15 .venv-mutants/bin/python -m tests.fuzz --count $(or $(COUNT),100000) --seed $(or $(SEED),1)
 
 .PHONY: interleavings

@@ -15,7 +15,7 @@ class Row:
         what: what was measured.
         figure: the ratio, or what takes its place.
         must: the limit in words; empty where there is none.
-        is_reached: whether the limit holds; None where there is none.
+        is_reached: whether the limit is kept; None where there is none.
         detail: the absolute figures, of this run on this machine alone.
     """
 

@@ -1,7 +1,7 @@
 """What breaks first beyond this machine: a simulation of storms, quotas and environments.
 
 `python -m benchmarks.scale` prints the tables of docs/scale.md. Time is simulated, chance is
-seeded; the quotas are AWS's defaults. tests/unit/benchmarks/test_scale.py holds the parts against
+seeded; the quotas are AWS's defaults. tests/unit/benchmarks/test_scale.py compares the parts with
 the queueing results that they must match where theory has one.
 """
 

@@ -18,7 +18,7 @@ _POOL: Final = urllib3.PoolManager(maxsize=64, retries=False, timeout=30.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What the API returned; its repr holds no token.
+    """What the API returned; its repr contains no token.
 
     Attributes:
         status: the HTTP status.

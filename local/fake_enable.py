@@ -113,7 +113,7 @@ class Client:
 
     Raises:
         ValueError: A credential is not a non-empty string, or a scope is not a scope-token
-            of RFC 6749 section 3.3. The message names the field and holds no value.
+            of RFC 6749 section 3.3. The message names the field and contains no value.
     """
 
     client_id: str
@@ -127,7 +127,7 @@ class Client:
             if not isinstance(value, str) or not value:
                 raise ValueError(f"{name} must be a non-empty string")
         if not all(_SCOPE_TOKEN.fullmatch(scope) for scope in self.permitted_scopes):
-            raise ValueError("permitted_scopes must hold scope-tokens (RFC 6749 section 3.3)")
+            raise ValueError("permitted_scopes must contain scope-tokens (RFC 6749 section 3.3)")
 
     def secret_json(self) -> str:
         """What an operator stores for the broker to present these credentials."""
@@ -149,7 +149,7 @@ class Outage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRequestSeen:
-    """A request with its response, to the token endpoint; holds neither secret nor token.
+    """A request with its response, to the token endpoint; contains neither secret nor token.
 
     Attributes:
         at: When the request arrived (UTC).
@@ -171,7 +171,7 @@ class TokenRequestSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiRequestSeen:
-    """A request with its response, to an area of the API; does not hold the token.
+    """A request with its response, to an area of the API; does not contain the token.
 
     Attributes:
         at: When the request arrived (UTC).
@@ -799,19 +799,19 @@ def _load_client(path: Path) -> Client:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It does not describe a client; the message holds no value of it.
+        ValueError: It does not describe a client; the message contains no value of it.
     """
     try:
         document = json.loads(path.read_bytes())
     except ValueError:
         raise ValueError(f"{path} is not JSON") from None
     if not isinstance(document, dict):
-        raise ValueError(f"{path} must hold a JSON object")
+        raise ValueError(f"{path} must contain a JSON object")
     scopes = document.pop("permitted_scopes", list(SCOPES))
     if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
         raise ValueError(f"permitted_scopes in {path} must be a list of strings")
     if set(document) != set(_CREDENTIAL_FIELDS):
-        raise ValueError(f"{path} must hold {', '.join(_CREDENTIAL_FIELDS)} and no other field")
+        raise ValueError(f"{path} must contain {', '.join(_CREDENTIAL_FIELDS)} and no other field")
     return Client(permitted_scopes=frozenset(scopes), **document)
 
 

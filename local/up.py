@@ -69,7 +69,7 @@ class Running:
         _write(STATE_FILE, json.dumps(asdict(self), indent=2))
 
     def explain(self) -> str:
-        """What a person needs next; no credential is shown, the files hold them."""
+        """What a person needs next; no credential is shown, the files contain them."""
         return f"""
 The broker is up, in an embedded AWS at {self.endpoint_url}. In a shell in this folder:
 

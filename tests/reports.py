@@ -1,4 +1,4 @@
-"""No report of a test holds a secret: pytest shows what an assertion compared, and all output.
+"""No report of a test contains a secret: pytest shows what an assertion compared, and all output.
 
 What looks like one of Enable's tokens, or is the tests' client secret, is taken out; a test whose
 output held one has failed.

@@ -75,7 +75,7 @@ def _docstring(model: type) -> tuple[str, dict[str, str]]:
 
 
 def text() -> str:
-    """What docs/grants.schema.json holds."""
+    """What docs/grants.schema.json contains."""
     return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
 
 

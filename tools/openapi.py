@@ -191,7 +191,7 @@ _OPERATIONS: Final[Mapping[tuple[object, object], _Operation]] = {
     ("GET", "/grants"): _Operation(
         name="listGrants",
         summary="The grants open to the caller",
-        about="As far as their `callers` decide it; IAM may allow fewer. Holds no token.",
+        about="As far as their `callers` decide it; IAM may allow fewer. Contains no token.",
         responses={
             200: (
                 "The grants, in the order of grants.toml.",
@@ -424,7 +424,7 @@ _FIXED_HEADERS: Final = _fixed_headers()
 
 
 def text() -> str:
-    """What docs/openapi.json holds."""
+    """What docs/openapi.json contains."""
     return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
 
 

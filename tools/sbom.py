@@ -16,12 +16,12 @@ from typing import Any, Final, cast
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "licences.md"
 ARTIFACTS: Final = {"SharedLayer": "layer.txt", "TokenRefresherFunction": "refresher.txt"}
-"""The artifacts that hold packages of others, and their pins."""
+"""The artifacts that contain packages of others, and their pins."""
 
 VERSION: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 INTRODUCTION: Final = """# Licences
 
-What is deployed holds these packages of others, unchanged but for the parts that are left out.
+What is deployed contains these packages of others, unchanged but for the parts that are left out.
 Each package's own licence text is in its `dist-info` folder in the artifact. The broker itself is
 under the [MIT licence](../LICENSE). `make sbom` writes this page, and for scanners a CycloneDX bill
 of materials of each artifact into `dist/`.

@@ -32,7 +32,7 @@ class ClientSecretDetector(RegexBasedDetector):
 
 
 def secrets_in(files: Iterable[Path]) -> Iterator[tuple[Path, str]]:
-    """Each file that seems to hold a secret, with the kind of it."""
+    """Each file that seems to contain a secret, with the kind of it."""
     with default_settings() as every:
         rules = [{"name": name} for name in every.plugins if name not in CRIES_ALL_DAY]
         filters = [{"path": path} for path in every.filters if path != TAKES_UUIDS_FOR_HARMLESS]
@@ -59,7 +59,7 @@ def _quick_check() -> Callable[[str], bool]:
 
 
 def main(arguments: list[str]) -> int:
-    """Scan files, as the commit hook does; 1 if one of them seems to hold a secret."""
+    """Scan files, as the commit hook does; 1 if one of them seems to contain a secret."""
     root = Path(__file__).resolve().parent.parent
     found = AcceptedFindings.read().not_accepted(
         Finding(tool=TOOL, rule=kind, where=str(file.resolve()).removeprefix(f"{root}/"))

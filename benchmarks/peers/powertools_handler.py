@@ -25,7 +25,7 @@ tracer = Tracer(service="peer")
 
 
 class StoredToken(BaseModel):
-    """What the parameter holds."""
+    """What the parameter contains."""
 
     access_token: str
     token_type: str

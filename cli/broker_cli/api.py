@@ -28,7 +28,7 @@ _TIMEOUT: Final = timedelta(seconds=32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What the token API returned; its repr holds no token."""
+    """What the token API returned; its repr contains no token."""
 
     status: int
     headers: Mapping[str, str]

@@ -159,7 +159,7 @@ class Stack:
 
     @property
     def prefix(self) -> str:
-        """Of the parameters that hold the tokens."""
+        """Of the parameters that contain the tokens."""
         return self.outputs["TokenParameterPrefix"]
 
     @property

@@ -33,7 +33,7 @@ class ExitCode(IntEnum):
 
 
 class Failure(Exception):
-    """Ends a command. Neither text holds a client secret or a token.
+    """Ends a command. Neither text contains a client secret or a token.
 
     Attributes:
         next_step: what to do about it.

@@ -19,7 +19,7 @@ type Response = tuple[int, dict[str, str], bytes]
 
 
 class _Refused(Exception):
-    """A service may not use a key; holds the response."""
+    """A service may not use a key; contains the response."""
 
     def __init__(self, response: Response) -> None:
         super().__init__()

@@ -84,7 +84,7 @@ def test_change_of_grants_deploys_no_code(stack: BrokerStack, tmp_path: Path):
 @pytest.mark.parametrize(
     ("files", "cause"),
     [
-        ({"grants.toml": OWN_GRANTS}, "no layer of the function holds python/grants.toml; "),
+        ({"grants.toml": OWN_GRANTS}, "no layer of the function contains python/grants.toml; "),
         (
             {"python/grants.toml": "[grants.own-deals]\nscope = 3\n"},
             "grants.toml is faulty: grants.own-deals: scope is not a list of texts; ",

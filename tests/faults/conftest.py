@@ -65,7 +65,7 @@ def forget(module: ModuleType) -> None:
 
 
 def leaks(output: str) -> list[str]:
-    """Which spellings of the client secret, and which tokens, a text holds."""
+    """Which spellings of the client secret, and which tokens, a text contains."""
     as_json = (json.dumps(NASTY_SECRET)[1:-1], json.dumps(NASTY_SECRET, ensure_ascii=False)[1:-1])
     spellings = {
         NASTY_SECRET,
@@ -104,7 +104,7 @@ def all_said(error: BaseException | None) -> str:
 
 
 @dataclass
-class Told:
+class Shown:
     """What one invocation did, and everything that it printed."""
 
     outcomes: tuple[Outcome, ...]
@@ -142,7 +142,7 @@ class Handler:
     caplog: pytest.LogCaptureFixture
     log: io.StringIO = field(default_factory=io.StringIO)
 
-    def __call__(self, refresher: Refresher, event: object | None = None) -> Told:
+    def __call__(self, refresher: Refresher, event: object | None = None) -> Shown:
         listening = Listening(refresher)
         self.monkeypatch.setattr(app, "_refresher", lambda: cast("Refresher", listening))
         summary, error = None, None
@@ -162,7 +162,7 @@ class Handler:
             str(error.causes) if error else "",
             all_said(error),
         ]
-        return Told(listening.outcomes, summary, error, "\n".join(output))
+        return Shown(listening.outcomes, summary, error, "\n".join(output))
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def respond(
         status: the HTTP status.
         body: its bytes, or what makes them of the request's form.
         headers: beside Content-Type and Content-Length.
-        length: what Content-Length claims instead of the truth; the connection then ends.
+        length: what Content-Length states instead of the truth; the connection then ends.
         reason: the reason phrase.
     """
 
@@ -503,7 +503,7 @@ class ConnectProxy:
 
     @property
     def url(self) -> str:
-        """What HTTPS_PROXY holds."""
+        """What HTTPS_PROXY contains."""
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> Self:

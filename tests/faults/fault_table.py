@@ -81,7 +81,7 @@ class Where(StrEnum):
     TLS_RESET = "one that resets the connection instead of a handshake"
 
 
-class Hold(Enum):
+class Wait(Enum):
     """What a failed run leaves for the next ones to wait for."""
 
     NONE = "none"
@@ -105,7 +105,7 @@ class UpstreamFault:
         state: what the summary says.
         reason: likewise; empty where nothing is wrong.
         cause: likewise: the whole text, or a pattern for it.
-        hold: what later runs wait for.
+        backoff: what later runs wait for.
         held_seconds: how long, where the server asks for it.
         is_replaced: whether the new token is stored; otherwise the old one is untouched.
         lifetime_seconds: of the new token.
@@ -125,7 +125,7 @@ class UpstreamFault:
     state: State = State.FAILED
     reason: str = ""
     cause: str | re.Pattern[str] = ""
-    hold: Hold = Hold.NONE
+    backoff: Wait = Wait.NONE
     held_seconds: float = 0
     is_replaced: bool = False
     lifetime_seconds: float = 3600
@@ -149,7 +149,7 @@ def _transient(group: str, what: str, *script: Step, **more: Any) -> UpstreamFau
 
 def _refused(group: str, what: str, *script: Step, **more: Any) -> UpstreamFault:
     """Not tried again in the run, and by later ones at widening intervals."""
-    return UpstreamFault(group=group, what=what, script=script, **{"hold": Hold.GRANT} | more)
+    return UpstreamFault(group=group, what=what, script=script, **{"backoff": Wait.GRANT} | more)
 
 
 def _malformed(group: str, what: str, *script: Step, fault: str, **more: Any) -> UpstreamFault:
@@ -363,7 +363,7 @@ _BUSY_ROWS: Final = (
         "429 with a short `Retry-After` (2 seconds)",
         _busy("2"),
         waits=(2, 2, 2),
-        hold=Hold.ASKED,
+        backoff=Wait.ASKED,
         held_seconds=2,
         **_TOO_MANY,
     ),
@@ -372,7 +372,7 @@ _BUSY_ROWS: Final = (
         "429 with a long `Retry-After` (120 seconds)",
         _busy("120"),
         attempts=1,
-        hold=Hold.ASKED,
+        backoff=Wait.ASKED,
         held_seconds=120,
         **_TOO_MANY,
     ),
@@ -381,7 +381,7 @@ _BUSY_ROWS: Final = (
         "429 with an HTTP date as `Retry-After` (2 minutes from now)",
         _dated(120),
         attempts=1,
-        hold=Hold.ASKED,
+        backoff=Wait.ASKED,
         held_seconds=120,
         **_TOO_MANY,
     ),
@@ -390,7 +390,7 @@ _BUSY_ROWS: Final = (
         "429 with a `Retry-After` of years",
         _busy("99999999999"),
         attempts=1,
-        hold=Hold.ASKED,
+        backoff=Wait.ASKED,
         held_seconds=LONGEST_HOLD_SECONDS,
         **_TOO_MANY,
     ),
@@ -400,7 +400,7 @@ _BUSY_ROWS: Final = (
             f"429 with {what}",
             _busy(retry_after),
             attempts=1,
-            hold=Hold.ASKED,
+            backoff=Wait.ASKED,
             held_seconds=120,
             **_TOO_MANY,
         )
@@ -414,7 +414,7 @@ _BUSY_ROWS: Final = (
         "429 with a fraction as `Retry-After` (1.5 seconds)",
         _busy("1.5"),
         waits=(1.5, 1.5, 1.5),
-        hold=Hold.ASKED,
+        backoff=Wait.ASKED,
         held_seconds=1.5,
         **_TOO_MANY,
     ),
@@ -442,7 +442,7 @@ _BUSY_ROWS: Final = (
         "503 with a long `Retry-After` (10 minutes)",
         _busy("600", 503),
         attempts=1,
-        hold=Hold.ASKED,
+        backoff=Wait.ASKED,
         held_seconds=600,
         reason="http_503",
         cause="the token endpoint returned HTTP 503",
@@ -563,7 +563,7 @@ _OAUTH_ROWS: Final = (
             respond(status, error(code)),
             reason=code,
             cause=f"the token endpoint returned {code} (HTTP {status}): {meaning}",
-            hold=Hold.GRANT if code in _ABOUT_ONE_GRANT else Hold.CONNECTION,
+            backoff=Wait.GRANT if code in _ABOUT_ONE_GRANT else Wait.CONNECTION,
         )
         for code, meaning in _MEANINGS.items()
         for status in (400, 401)
@@ -577,7 +577,7 @@ _OAUTH_ROWS: Final = (
         reason="invalid_client",
         cause="the token endpoint returned invalid_client (HTTP 401): "
         + _MEANINGS["invalid_client"],
-        hold=Hold.CONNECTION,
+        backoff=Wait.CONNECTION,
     ),
     _accepted(
         _OAUTH,
@@ -603,7 +603,7 @@ _OAUTH_ROWS: Final = (
             reason="invalid_client",
             cause=f"the token endpoint returned invalid_client (HTTP {status}): "
             + _MEANINGS["invalid_client"],
-            hold=Hold.CONNECTION,
+            backoff=Wait.CONNECTION,
         )
         for status in (200, 302, 403, 500)
     ),
@@ -614,7 +614,7 @@ _OAUTH_ROWS: Final = (
             respond(401, body),
             reason="invalid_client",
             cause="the token endpoint returned HTTP 401: " + _MEANINGS["invalid_client"],
-            hold=Hold.CONNECTION,
+            backoff=Wait.CONNECTION,
         )
         for what, body in (
             ("without a body", b""),
@@ -768,7 +768,7 @@ _TOKEN_ROWS: Final = (
         )
         for what, value, fault in (
             ("9 KB: more than a parameter takes", NEVER_SHOWN * 820, "with its record .* 8192"),
-            ("`{{...}}` in it, which no parameter takes", f"{{{{{NEVER_SHOWN}}}}}", "it holds .*"),
+            ("`{{...}}`, which no parameter takes", f"{{{{{NEVER_SHOWN}}}}}", "it contains .*"),
         )
     ),
     _accepted(
@@ -1387,11 +1387,11 @@ def _recovers(row: UpstreamFault) -> str:
         return "next run"
     if row.state is not State.FAILED:
         return _NOTHING_FAILED
-    if row.hold is Hold.ASKED:
+    if row.backoff is Wait.ASKED:
         return f"after the requested {_length(row.held_seconds)}, all"
-    if row.hold is Hold.NONE:
+    if row.backoff is Wait.NONE:
         return "in this run, or the next"
-    return f"backs off, {'one grant' if row.hold is Hold.GRANT else 'all'}"
+    return f"backs off, {'one grant' if row.backoff is Wait.GRANT else 'all'}"
 
 
 def _length(seconds: float) -> str:

@@ -30,7 +30,7 @@ from tests.faults.conftest import (
     VEND_EVENT,
     Context,
     Handler,
-    Told,
+    Shown,
     forget,
     leaks,
     old_token,
@@ -216,7 +216,7 @@ class Broker:
     handler: Handler
     refresher: Refresher
 
-    def refresh(self) -> Told:
+    def refresh(self) -> Shown:
         return self.handler(self.refresher)
 
 

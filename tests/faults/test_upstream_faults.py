@@ -27,7 +27,7 @@ from tests.faults.conftest import (
     Clock,
     Context,
     Handler,
-    Told,
+    Shown,
     all_said,
     forget,
     leaks,
@@ -41,7 +41,7 @@ from tests.faults.fault_server import (
     closed_port,
     dead_port,
 )
-from tests.faults.fault_table import SOUND, UPSTREAM_FAULTS, Hold, UpstreamFault, Where
+from tests.faults.fault_table import SOUND, UPSTREAM_FAULTS, UpstreamFault, Wait, Where
 from tests.unit.fakes import FakeStates
 from token_broker.aws import describe_fault
 from token_broker.errors import TokenEndpointError
@@ -171,7 +171,7 @@ class Broker:
     store: MemoryStore = field(default_factory=MemoryStore)
     states: FakeStates = field(default_factory=FakeStates)
 
-    def refresh(self, event: object | None = None) -> Told:
+    def refresh(self, event: object | None = None) -> Shown:
         refresher = Refresher(
             grants={GRANT: Grant(scope=SCOPE)},
             endpoints={"default": self.endpoint},
@@ -342,7 +342,7 @@ def broker(
 # ── What is asserted ─────────────────────────────────────────────────────────────────────────
 
 
-def assert_said_as_expected(row: UpstreamFault, output: Told, broker: Broker) -> None:
+def assert_said_as_expected(row: UpstreamFault, output: Shown, broker: Broker) -> None:
     outcome = output.outcome
     assert (outcome.state, outcome.reason) == (row.state, row.reason)
     if isinstance(row.cause, re.Pattern):
@@ -361,7 +361,7 @@ def assert_said_as_expected(row: UpstreamFault, output: Told, broker: Broker) ->
     assert not leaks("\n".join(map(all_said, broker.endpoint.errors)))
 
 
-def assert_asked_as_expected(row: UpstreamFault, output: Told, broker: Broker) -> None:
+def assert_asked_as_expected(row: UpstreamFault, output: Shown, broker: Broker) -> None:
     assert output.outcome.attempts == row.attempts
     assert broker.requests == (row.attempts if row.arriving is None else row.arriving)
     tries_of_one_secret = row.attempts if not row.secret_stages else 1
@@ -384,26 +384,30 @@ def assert_asked_as_expected(row: UpstreamFault, output: Told, broker: Broker) -
         }, "another form"
 
 
-def assert_held_as_expected(row: UpstreamFault, output: Told, broker: Broker, at: datetime) -> None:
+def assert_backoff_as_expected(
+    row: UpstreamFault, output: Shown, broker: Broker, at: datetime
+) -> None:
     state = broker.states.now()
-    if row.hold is Hold.NONE:
+    if row.backoff is Wait.NONE:
         assert (state.backoff, state.grants) == (None, {})
         assert output.outcome.retry_at is None
         return
     of_grant, of_connection = state.grants.get(GRANT), state.backoff
-    hold, other = (of_grant, of_connection) if row.hold is Hold.GRANT else (of_connection, of_grant)
-    assert hold is not None
+    backoff, other = (
+        (of_grant, of_connection) if row.backoff is Wait.GRANT else (of_connection, of_grant)
+    )
+    assert backoff is not None
     assert other is None
-    assert hold.reason == row.reason
-    length = row.held_seconds if row.hold is Hold.ASKED else 55
-    assert at + timedelta(seconds=length) - SLACK <= hold.until
-    assert hold.until <= broker.clock() + timedelta(seconds=length)
+    assert backoff.reason == row.reason
+    length = row.held_seconds if row.backoff is Wait.ASKED else 55
+    assert at + timedelta(seconds=length) - SLACK <= backoff.until
+    assert backoff.until <= broker.clock() + timedelta(seconds=length)
     assert output.outcome.retry_at is not None
-    assert abs(output.outcome.retry_at - hold.until) <= timedelta(seconds=1)
+    assert abs(output.outcome.retry_at - backoff.until) <= timedelta(seconds=1)
 
 
 def assert_stored_as_expected(
-    row: UpstreamFault, output: Told, broker: Broker, at: datetime
+    row: UpstreamFault, output: Shown, broker: Broker, at: datetime
 ) -> None:
     stored = broker.store.tokens[GRANT]
     outcome = output.outcome
@@ -432,7 +436,7 @@ def test_fault_ends_as_the_table_says(row: UpstreamFault, broker: Broker) -> Non
         assert time.monotonic() - started < 1.2 * HURRIED_SECONDS * row.attempts + 10
     assert_said_as_expected(row, output, broker)
     assert_asked_as_expected(row, output, broker)
-    assert_held_as_expected(row, output, broker, begun)
+    assert_backoff_as_expected(row, output, broker, begun)
     assert_stored_as_expected(row, output, broker, begun)
     if not row.is_replaced:
         assert broker.store.tokens == {GRANT: old}
@@ -455,14 +459,14 @@ def test_failure_heals_as_the_table_says(row: UpstreamFault, broker: Broker) -> 
     broker.refresh()
     asked = broker.requests
     broker.server.follow([SOUND])
-    if row.hold is not Hold.NONE:
+    if row.backoff is not Wait.NONE:
         output = broker.refresh()
         assert (output.outcome.state, output.outcome.reason) == (State.WAITING, row.reason)
         assert output.error is not None
         assert not leaks(output.text)
         assert broker.requests == asked
         assert broker.vend().access_token == OLD_TOKEN
-        length = row.held_seconds if row.hold is Hold.ASKED else 60
+        length = row.held_seconds if row.backoff is Wait.ASKED else 60
         broker.clock.wind(timedelta(seconds=length))
     assert broker.refresh().outcome.state is State.RENEWED
     assert broker.requests == asked + 1
@@ -470,7 +474,7 @@ def test_failure_heals_as_the_table_says(row: UpstreamFault, broker: Broker) -> 
     assert broker.states.now() == ConnectionState()
 
 
-@named([row for row in HTTP_FAULTS if row.hold is not Hold.NONE])
+@named([row for row in HTTP_FAULTS if row.backoff is not Wait.NONE])
 def test_force_waits_for_nothing(row: UpstreamFault, broker: Broker) -> None:
     assert broker.server is not None
     broker.refresh()

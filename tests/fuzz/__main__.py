@@ -40,7 +40,7 @@ class Count:
     Attributes:
         tried: inputs, by who made them.
         seconds: that took.
-        findings: what did not hold, for a person to read.
+        findings: what was violated, for a person to read.
     """
 
     tried: dict[str, int]

@@ -1,4 +1,4 @@
-"""What another hand might send: strategies that begin at something sound and spoil it."""
+"""What an untrusted source might send: strategies that begin at something sound and spoil it."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""One target for each input of another hand: what it may look like, and what must hold of it.
+"""One target for each untrusted input: what it may look like, and what must be true of it.
 
 Whatever comes in, nothing but the declared errors comes out, and no secret with them: in no
 message, no log line and no metric, with urllib3's and botocore's own logs at DEBUG.
@@ -87,10 +87,10 @@ _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """An input, and the law for it.
+    """An input, and the property it must keep.
 
     Attributes:
-        inputs: what another hand may send.
+        inputs: what an untrusted source may send.
         check: fails for an input that the code does not bear.
         weight: its share of the inputs tried: a cheap check gets more of them.
         from_bytes: makes an input of any bytes, for the fuzzer that follows the coverage.
@@ -123,7 +123,7 @@ class _Overheard(logging.Handler):
 
 @contextmanager
 def overhearing() -> Iterator[_Overheard]:
-    """Listen; at the end nothing may have been stated that holds a secret."""
+    """Listen; at the end nothing may have been stated that contains a secret."""
     heard, root = _Overheard(), logging.getLogger()
     level = root.level
     streams: list[tuple[Any, Any]] = []

@@ -1,4 +1,4 @@
-"""Inputs that once broke the law of their target."""
+"""Inputs that once broke a property of their target."""
 
 from typing import Any
 

@@ -149,7 +149,7 @@ class Report:
 RULES: Final = {
     "expired": "no expired token was vended, or handed out by the client library",
     "scope": "no token for another scope",
-    "caller": "no caller without leave got one, no caller with leave was refused",
+    "caller": "no caller without permission got one, no caller with permission was refused",
     "available": "no 5xx while a live token existed",
     "kept": "the old token survived every failed renewal",
     "recovered": "everything recovered within two schedule intervals",
@@ -469,35 +469,35 @@ class _Checker:
     def _waits(self, grant: str) -> Iterator[tuple[Span, bool]]:
         in_a_row, connection_in_a_row, last_rejection = 0, 0, -INFINITY
         for request in self.asked:
-            hold = self._hold_of(request)
+            backoff = self._backoff_of(request)
             is_mine = request["scope"] == self.scopes[grant]
-            if hold == "issued":
+            if backoff == "issued":
                 connection_in_a_row = 0
                 in_a_row = 0 if is_mine else in_a_row
-            elif hold == "asked":
+            elif backoff == "asked":
                 seconds = self._fault_of(request)["held_seconds"]
                 yield Span(request["at"], request["until"] + seconds + MARGIN), False
-            elif hold in {"grant", "connection"}:
+            elif backoff in {"grant", "connection"}:
                 if is_mine:
                     in_a_row += 1
                     yield _hold(request, in_a_row), True
-                if hold == "connection":
+                if backoff == "connection":
                     # A run asks with each version of the secret, and counts that once.
                     connection_in_a_row += request["at"] - last_rejection > EVENT_SECONDS
                     last_rejection = request["at"]
                     yield _hold(request, connection_in_a_row), True
 
-    def _hold_of(self, request: Entry) -> str:
+    def _backoff_of(self, request: Entry) -> str:
         if request["status"] == 200:
             return "issued"
         if request["fault"] is not None:
-            hold: str = self._fault_of(request)["hold"]
-            return hold
+            backoff: str = self._fault_of(request)["backoff"]
+            return backoff
         return "connection" if request["status"] == 401 else "none"
 
     def _fault_of(self, request: Entry) -> Entry:
         [fault] = [fault for fault in self.faults if fault["number"] == request["fault"]] or [
-            {"hold": "none", "held_seconds": 0, "attempts": 4}
+            {"backoff": "none", "held_seconds": 0, "attempts": 4}
         ]
         return fault
 
@@ -650,7 +650,7 @@ class _Checker:
         )
 
     def _check_attempts(self, fault: Entry, requests: list[Entry]) -> None:
-        """A passing failure is met 4 times a run at most, a refusal once until its hold is over."""
+        """A network error is met 4 times a run at most, a refusal once until its backoff ends."""
         runs = self._runs_at(fault)
         span = _span(fault)
         changes = sum(
@@ -658,21 +658,21 @@ class _Checker:
             and _span(other, after=FORCED_SECONDS).meets(span.begin, span.end)
             for other in self.faults
         )
-        holds = 1 + int((span.end - span.begin) // BACKOFF_SECONDS)
+        backoffs = 1 + int((span.end - span.begin) // BACKOFF_SECONDS)
         if any(_hides_state(f) and _span(f).meets(span.begin, span.end) for f in self.faults):
-            holds = max(holds, runs)  # no run knows of the refusal that another met
+            backoffs = max(backoffs, runs)  # no run knows of the refusal that another met
         for grant, scope in self.scopes.items():
             mine = [request for request in requests if request["scope"] == scope]
-            # A change and force wait for no hold, and the platform tries each three times.
+            # A change and force wait for no backoff, and the platform tries each three times.
             lifted = 1 + 3 * (changes + sum(1 for _ in self._forced(grant, span.begin, span.end)))
             last = max([_final_attempts(state, span) for state in self.states[grant]], default=0)
             versions = 3 if "invalid_client" in fault["what"] else 1  # of the secret, in one try
             most = {
                 "none": fault["attempts"] * runs,
                 "asked": fault["attempts"] * runs,
-                "grant": holds * lifted,
-                "connection": versions * (holds * lifted + last),
-            }[fault["hold"]]
+                "grant": backoffs * lifted,
+                "connection": versions * (backoffs * lifted + last),
+            }[fault["backoff"]]
             if len(mine) > most:
                 self._violation(
                     "requests", fault, f"{grant}: asked {len(mine)} times, at most {most}"
@@ -712,7 +712,7 @@ class _Checker:
         decided = self._recoveries()
         counts["recoveries of a grant after a fault, two runs later"] = sum(decided)
         counts["of faults, all grants recovered"] = sum(n == len(self.scopes) for n in decided)
-        counts["of faults, overtaken by the next or a hold"] = sum(
+        counts["of faults, overtaken by the next or a backoff"] = sum(
             n < len(self.scopes) for n in decided
         )
         self.report.counts = counts + self.report.counts

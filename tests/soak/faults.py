@@ -26,7 +26,7 @@ from tests.faults.fault_table import (
     UpstreamFault,
     Where,
 )
-from tests.faults.fault_table import Hold as After
+from tests.faults.fault_table import Wait as After
 from tests.soak.callers import Callers
 from tests.soak.record import now
 from tests.soak.world import GRANTS, REFRESHER, VENDOR, FaultProxy, World
@@ -104,7 +104,7 @@ class Injector:
         facts: Facts = {
             "group": row.group,
             "attempts": row.attempts,
-            "hold": row.hold.name.lower(),
+            "backoff": row.backoff.name.lower(),
             "held_seconds": row.held_seconds,
         }
         self.world.enable.misbehave(row, self.current)
@@ -279,9 +279,9 @@ def _is_of_use(row: UpstreamFault) -> bool:
 def kinds(injector: Injector) -> list[Kind]:
     """All families."""
     rows = [row for row in UPSTREAM_FAULTS if _is_of_use(row)]
-    passing = [row for row in rows if row.hold in {After.NONE, After.ASKED}]
-    refused = [row for row in rows if row.hold is After.GRANT]
-    rejected = [row for row in rows if row.hold is After.CONNECTION]
+    passing = [row for row in rows if row.backoff in {After.NONE, After.ASKED}]
+    refused = [row for row in rows if row.backoff is After.GRANT]
+    rejected = [row for row in rows if row.backoff is After.CONNECTION]
     reads = [row for row in AWS_FAULTS if row.on is On.TOKEN_READ]
     store = ["store"]
 

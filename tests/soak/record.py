@@ -6,7 +6,7 @@ header         the seed, the schedule's interval, the grants' scopes, what each 
 request        a caller's request to the token API: caller, grant, method, at, until, status
 use            a token that the client library handed out, and what Enable's API stated to it
 token_request  a request to Enable's token endpoint: scope, at, until, status, fault or fingerprint
-stored         what Parameter Store holds for a grant since then: a token, nothing, something else
+stored         what Parameter Store has for a grant since then: a token, nothing, something else
 run            a refresh run that the platform's log shows: begin, end, grants it reported of
 slow           a spell in which this machine kept the embedded AWS from answering in time
 fault          an injected fault: name, what, begin, end

@@ -1,4 +1,4 @@
-"""One soak: the broker deployed, fifty callers, fault upon fault, and everything recorded."""
+"""One soak: the broker deployed, fifty callers, faults that overlap, and everything recorded."""
 
 import contextlib
 import tempfile

@@ -134,7 +134,7 @@ def use(at: float, name: str, exp: float, status: int | None = 200) -> Entry:
 
 
 def fault(name: str, begin: float, end: float, **more: object) -> Entry:
-    facts = {"number": 1, "what": "-", "attempts": 4, "hold": "none", "held_seconds": 0}
+    facts = {"number": 1, "what": "-", "attempts": 4, "backoff": "none", "held_seconds": 0}
     return {"kind": "fault", "name": name, "begin": T0 + begin, "end": T0 + end} | facts | more
 
 
@@ -178,7 +178,7 @@ def test_record_of_a_soak_that_did_not_begin_is_refused():
 
 
 REFUSED_CLIENT = fault(
-    "Enable refuses the client", 40, 46, number=3, hold="connection", what="`invalid_client`"
+    "Enable refuses the client", 40, 46, number=3, backoff="connection", what="`invalid_client`"
 )
 
 VIOLATIONS = {
@@ -246,10 +246,10 @@ VIOLATIONS = {
         "requests",
         [failed(25.5 + n / 100, fault=1) for n in range(5)],
     ),
-    "requests: a refusal repeated before its hold is over": (
+    "requests: a refusal repeated before its backoff is over": (
         "requests",
         [
-            fault("Enable misbehaves or refuses a grant", 40, 46, number=3, hold="grant"),
+            fault("Enable misbehaves or refuses a grant", 40, 46, number=3, backoff="grant"),
             failed(41, fault=3),
             failed(45, fault=3),
         ],
@@ -325,14 +325,14 @@ def test_deletion_is_renewed_at_once_and_explains_that():
 
 def test_refusal_explains_that_nothing_is_asked_until_its_hold_is_over():
     record = [e for e in sound() if e.get("fingerprint") != "two"]
-    refusal = fault("Enable misbehaves or refuses a grant", 27.5, 29, number=2, hold="grant")
+    refusal = fault("Enable misbehaves or refuses a grant", 27.5, 29, number=2, backoff="grant")
     assert check([*record, refusal, failed(28, fault=2)]).violations == []
 
 
 def test_runs_that_cannot_read_a_hold_may_meet_the_refusal_once_each():
     record = [
         *sound(),
-        fault("Enable misbehaves or refuses a grant", 40, 46, number=3, hold="grant"),
+        fault("Enable misbehaves or refuses a grant", 40, 46, number=3, backoff="grant"),
         fault("AWS fails the refresher", 39, 47, number=4, on="STATE_READ"),
         failed(41, fault=3),
         failed(45, fault=3),
@@ -349,9 +349,9 @@ def test_token_about_to_end_may_be_asked_for_though_the_client_is_refused():
     assert check([*before, *lasting, REFUSED_CLIENT, *tries]).violations
 
 
-def test_changed_secret_ends_a_hold():
+def test_changed_secret_ends_a_backoff():
     record = [e for e in sound() if e.get("fingerprint") != "two"]
-    refusal = fault("Enable misbehaves or refuses a grant", 27.5, 29, number=2, hold="grant")
+    refusal = fault("Enable misbehaves or refuses a grant", 27.5, 29, number=2, backoff="grant")
     change = fault("the secret changes", 30, 30, number=3, what="both at once")
     report = check([*record, refusal, failed(28, fault=2), change])
     assert any(v.startswith("recovered: ") for v in report.violations)

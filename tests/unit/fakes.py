@@ -115,7 +115,7 @@ def client_error(code: str, operation: str, message: str = f"quotes {SECRET} and
 
 
 def leaks(*texts: str) -> list[str]:
-    """Which of the secret and the token the texts hold, plain, escaped or encoded."""
+    """Which of the secret and the token the texts contain, plain, escaped or encoded."""
     spellings = {
         form
         for value in (SECRET, TOKEN)
@@ -448,7 +448,7 @@ class Broker:
         self.on_pause()
 
     def run(self, request: RefreshRequest | None = None, *, time: float = 60) -> dict[str, Outcome]:
-        """One run with `time` seconds; nothing that it tells may hold a secret or a token."""
+        """One run with `time` seconds; nothing that it tells may contain a secret or a token."""
         end = self.clock() + seconds(time)
         outcomes = self.refresher().run(
             request or RefreshRequest(), time_left=lambda: end - self.clock()

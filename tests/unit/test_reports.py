@@ -1,4 +1,4 @@
-"""A report that a test's failure or output would put a secret in does not hold it."""
+"""A report that a test's failure or output would put a secret in does not contain it."""
 
 import subprocess
 import sys

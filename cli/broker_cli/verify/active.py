@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types_boto3_sqs.type_defs import MessageTypeDef
 
 TOKEN_BYTES: Final = 6000
-"""More than a standard parameter holds (4096), less than an advanced one does (8192)."""
+"""More than a standard parameter takes (4096), less than an advanced one does (8192)."""
 
 ACTION_SECONDS: Final = 15.0
 """How long CloudWatch may take to write an action into the alarm's history."""

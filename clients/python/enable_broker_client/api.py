@@ -140,7 +140,7 @@ class TokenApi:
             kind = str(error)
         except (OSError, http.client.HTTPException, ValueError) as error:  # the last: a URL's port
             kind = type(error).__name__
-        # Raised out here: a cause that broke off in the middle of a response holds the beginning.
+        # Raised out here: a cause that broke off within a response contains its beginning.
         raise NotNow(f"no response ({kind})")
 
     def _refusal(self, response: Response) -> Exception:
@@ -186,7 +186,7 @@ def _read_token(response: Response) -> tuple[Token, int]:
     """Read a 200.
 
     Raises:
-        NotNow: it holds no token, so it does not come from the broker.
+        NotNow: it contains no token, so it does not come from the broker.
     """
     body = _read_object(response.body)
     access_token, expires_in = body.get("access_token"), body.get("expires_in")

@@ -10,7 +10,7 @@ BrokerClientError
 ├── NoTokenInTime      the retry budget is spent
 └── NotNow             one attempt failed, the next may not; never leaves `TokenSource`
 
-No message holds a token, a key or a signature: each is built from names, numbers and wire
+No message contains a token, a key or a signature: each is built from names, numbers and wire
 codes. API Gateway's own text stays out, because it can quote the signed headers.
 """
 

@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What the broker sent; its repr holds no token.
+    """What the broker sent; its repr contains no token.
 
     Attributes:
         headers: by lower-case name.

@@ -1,1 +1,1 @@
-"""Renews Enable access tokens before they expire and stores them; holds the client secret."""
+"""Renews Enable access tokens before they expire and stores them; reads the client secret."""

@@ -1,7 +1,7 @@
 """What refresh runs share about a connection: its backoffs, and the lease of the run at work.
 
 It is in Parameter Store, one parameter for each connection, because the memory of an
-environment ends with it. It holds no secret, and is safe to delete.
+environment ends with it. It contains no secret, and is safe to delete.
 """
 
 import json

@@ -26,7 +26,7 @@ class ClientCredentials:
     """What Enable hands out with API access: three opaque, non-empty strings.
 
     Raises:
-        ValueError: a field is empty or still holds the placeholder.
+        ValueError: a field is empty or still contains the placeholder.
     """
 
     _: KW_ONLY

@@ -1,4 +1,4 @@
-"""How a refresh run leaves each grant; nothing here holds a token."""
+"""How a refresh run leaves each grant; nothing here contains a token."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class RenewReason(StrEnum):
 
     MISSING = "missing"
     CORRUPT = "corrupt"
-    """The parameter holds what the broker did not write, or a token dated too far ahead."""
+    """The parameter contains what the broker did not write, or a token dated too far ahead."""
     UNREADABLE = "unreadable"
     """The parameter cannot be decrypted any more."""
     SCOPE_CHANGED = "scope_changed"

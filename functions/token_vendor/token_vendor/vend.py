@@ -37,7 +37,7 @@ RECHECK_AFTER: Final = timedelta(seconds=1)
 REJECTION_INTERVAL: Final = timedelta(minutes=1)
 """A grant is not renewed more often because its token was reported as rejected."""
 
-_CORRUPT: Final = "the parameter holds no stored token"
+_CORRUPT: Final = "the parameter contains no stored token"
 
 
 class TokenReader(Protocol):
@@ -135,7 +135,7 @@ def judge(stored: Verdict, scope: tuple[str, ...], request: VendRequest, now: da
     """The one verdict on what is stored for a grant of this scope.
 
     Args:
-        stored: what the store holds: a token, or blocked, corrupt or missing.
+        stored: what the store contains: a token, or blocked, corrupt or missing.
         scope: the grant's.
         request: what the token must fit.
         now: aware UTC.

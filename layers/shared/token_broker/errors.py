@@ -11,14 +11,14 @@ BrokerError
 ├── InvalidScope                  400: no grant of exactly this scope is open to the caller
 ├── RejectionTooSoon              429: the token that was reported is less than a minute old
 ├── GrantBlocked                  503 + Retry-After: an operator has stopped the grant
-├── CorruptStoredToken            a parameter that holds no stored token: counts as none
+├── CorruptStoredToken            a parameter that contains no stored token: counts as none
 ├── TokenEndpointError
 │   ├── TokenEndpointUnavailable  network, 408, 425, 429, 5xx: try again
 │   ├── TokenRequestRejected      an OAuth error: alarm, do not retry
 │   └── InvalidTokenResponse      not a usable token: alarm
 └── RenewalFailed                 a refresh run that left a due grant without a new token
 
-No message holds a client secret or a token: each is built from names, numbers and
+No message contains a client secret or a token: each is built from names, numbers and
 wire codes only, so that it may be logged, returned and stored in a failure queue.
 """
 
@@ -108,7 +108,7 @@ class GrantBlocked(BrokerError):
 
 
 class CorruptStoredToken(BrokerError):
-    """A token parameter holds something that the broker did not write."""
+    """A token parameter contains something that the broker did not write."""
 
 
 class TokenEndpointError(BrokerError):

@@ -19,14 +19,14 @@ from token_broker.models import is_scope_token
 
 
 def locate(folders: Iterable[str]) -> Path:
-    """grants.toml in the first of the folders that holds one.
+    """grants.toml in the first of the folders that contains one.
 
     Args:
         folders: a module search path. Lambda has the `python` folder of each layer on it, and the
             development environment `layers/grants`.
 
     Returns:
-        Its path; where no folder holds one, a path of which reading fails.
+        Its path; where no folder contains one, a path of which reading fails.
     """
     files = [Path(folder) / "grants.toml" for folder in folders if folder]
     return next((file for file in files if file.is_file()), Path("python/grants.toml"))
@@ -160,7 +160,7 @@ def load_grants_file(file: Path = GRANTS_FILE) -> GrantsFile:
         return _read(tomllib.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ConfigurationError(
-            "no layer of the function holds python/grants.toml; "
+            "no layer of the function contains python/grants.toml; "
             "`broker grants publish FILE` makes a layer that does"
         ) from None
     except RecursionError:

@@ -8,7 +8,7 @@ from typing import Final
 from aws_lambda_powertools import Logger
 
 BODY_LOGGERS: Final = ("botocore", "urllib3")
-"""Libraries whose debug messages hold requests and responses: secrets and tokens."""
+"""Libraries whose debug messages contain requests and responses: secrets and tokens."""
 
 REPEATED: Final = frozenset({"location", "function_name", "function_memory_size", "function_arn"})
 """Fields of Powertools that are the same in every line: the log group names the function."""

@@ -71,7 +71,7 @@ class StoredToken:
         return now < self.expires_at
 
     def to_json(self) -> str:
-        """The parameter's value. Holds the token: for the store alone."""
+        """The parameter's value. Contains the token: for the store alone."""
         return json.dumps(
             {
                 "access_token": self.access_token,
@@ -97,7 +97,7 @@ class StoredToken:
                 return token
             case Blocked(reason=reason, record=record):
                 raise GrantBlocked(reason, record)
-        raise CorruptStoredToken("the parameter holds no stored token")
+        raise CorruptStoredToken("the parameter contains no stored token")
 
     @classmethod
     def parse(cls, text: str, parameter_version: int) -> Self | None:
@@ -142,7 +142,7 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corrupt:
-    """A parameter that holds something that the broker did not write."""
+    """A parameter that contains something that the broker did not write."""
 
     parameter_version: int = 0
 

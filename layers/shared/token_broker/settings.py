@@ -19,7 +19,7 @@ def text(environ: Mapping[str, str], name: str) -> str:
 
 
 def seconds(environ: Mapping[str, str], name: str, *, least: int, most: int) -> timedelta:
-    """A variable that must hold a whole number of seconds within a range.
+    """A variable that must contain a whole number of seconds within a range.
 
     Raises:
         ConfigurationError: it is missing, not a whole number, or out of range.
@@ -32,7 +32,7 @@ def seconds(environ: Mapping[str, str], name: str, *, least: int, most: int) -> 
 def whole_number(
     environ: Mapping[str, str], name: str, *, least: int, most: int, unit: str = ""
 ) -> int:
-    """A variable that must hold a whole number within a range.
+    """A variable that must contain a whole number within a range.
 
     Raises:
         ConfigurationError: it is missing, not a whole number, or out of range.

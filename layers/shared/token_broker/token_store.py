@@ -27,7 +27,7 @@ errors"; the message quotes KMS's own code).
 """
 
 BLOCKED: Final = "Blocked: "
-"""Begins the description of a parameter that holds a block; the operator's reason follows."""
+"""Begins the description of a parameter that contains a block; the operator's reason follows."""
 
 
 class ParameterTokenStore:
@@ -63,7 +63,7 @@ class ParameterTokenStore:
 
         Raises:
             GrantBlocked: an operator has put a block in its place.
-            CorruptStoredToken: the parameter holds something else.
+            CorruptStoredToken: the parameter contains something else.
             botocore.exceptions.ClientError, BotoCoreError: Parameter Store refused.
         """
         parameter = self._get(f"{self._prefix}/{grant}")

@@ -382,7 +382,7 @@ def test_threads_without_a_token_wait_for_one_call(source: TokenSource, broker: 
     arrived = threading.Barrier(THREADS + 1)
     requested = threading.Event()
 
-    def hold() -> None:
+    def wait_there() -> None:
         requested.set()
         arrived.wait(timeout=10)
 
@@ -390,7 +390,7 @@ def test_threads_without_a_token_wait_for_one_call(source: TokenSource, broker: 
         arrived.wait(timeout=10)
         return source.get()
 
-    broker.on_request = hold
+    broker.on_request = wait_there
     with callers() as pool:
         first = pool.submit(source.get)
         assert requested.wait(timeout=10)

@@ -113,7 +113,7 @@ def test_missing_file_is_named_with_its_place_in_a_layer(tmp_path: Path) -> None
     (tmp_path / "python").mkdir()
     file = locate([str(tmp_path / "python")])
     with pytest.raises(
-        ConfigurationError, match=r"no layer .* holds python/grants\.toml; .*publish"
+        ConfigurationError, match=r"no layer .* contains python/grants\.toml; .*publish"
     ):
         load_grants(file)
 

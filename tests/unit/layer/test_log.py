@@ -1,4 +1,4 @@
-"""What the functions' log never holds, whatever level the others' loggers are given."""
+"""What the functions' log never contains, whatever level the others' loggers are given."""
 
 import json
 import logging

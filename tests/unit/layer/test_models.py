@@ -175,7 +175,7 @@ def test_reading_any_text_gives_a_token_or_says_that_it_is_corrupt(text: str) ->
 def test_corrupt_record_is_refused_without_quoting_it(text: str) -> None:
     with pytest.raises(CorruptStoredToken) as caught:
         StoredToken.from_json(text)
-    assert str(caught.value) == "the parameter holds no stored token"
+    assert str(caught.value) == "the parameter contains no stored token"
     assert not leaks(all_said(caught.value))
 
 

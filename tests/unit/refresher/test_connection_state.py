@@ -57,8 +57,8 @@ def test_version_is_known_but_neither_stored_nor_compared() -> None:
 
 @pytest.mark.parametrize(("after", "is_leased"), [(0, True), (54.9, True), (55, False)])
 def test_lease_ends_by_itself(after: float, is_leased: bool) -> None:  # noqa: FBT001
-    claimed = ConnectionState(leased_at=NOW, owner="0123456789ab")
-    assert claimed.is_leased(NOW + seconds(after)) is is_leased
+    leased = ConnectionState(leased_at=NOW, owner="0123456789ab")
+    assert leased.is_leased(NOW + seconds(after)) is is_leased
 
 
 def test_state_is_not_leased_until_a_run_takes_it() -> None:

@@ -298,7 +298,7 @@ def test_form_is_read_or_refused(
 
 @MANY
 @given(st.lists(st.text("abc:_", min_size=1), min_size=1, max_size=4), pairs)
-def test_form_is_read_whatever_else_it_holds(scope: list[str], more: list[tuple[str, str]]) -> None:
+def test_form_is_read_whatever_else_is_in_it(scope: list[str], more: list[tuple[str, str]]) -> None:
     rest = [(name, value) for name, value in more if name not in {"grant_type", "scope"}]
     sound = [("grant_type", "client_credentials"), ("scope", " ".join(scope))]
     assert api_event.requested_scope(form(urlencode([*rest, *sound]))) == set(scope)

@@ -241,7 +241,7 @@ def test_long_grant_name_is_cut_in_the_log(function: Function, output: Output) -
         (
             CorruptStoredToken("as the store words it"),
             "CorruptStoredToken",
-            "the parameter holds no stored token",
+            "the parameter contains no stored token",
         ),
         (
             RuntimeError(f"{SECRET} {TOKEN}"),

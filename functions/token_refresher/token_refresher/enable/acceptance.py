@@ -78,7 +78,7 @@ def _check_that_it_can_be_stored(token: StoredToken) -> None:
     if len(record) > MAX_RECORD_CHARACTERS:
         fault = f"with its record it has {len(record)} characters, and a parameter at most 8192"
     elif _NESTED.search(record):
-        fault = "it holds {{...}}, which Parameter Store takes for a reference"
+        fault = "it contains {{...}}, which Parameter Store takes for a reference"
     else:
         return
     raise InvalidTokenResponse(

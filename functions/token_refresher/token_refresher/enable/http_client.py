@@ -119,7 +119,7 @@ class HttpClient:
                     self._addresses.mark_failed(exchange.peer)
         if deadline.passed.is_set():
             fault = "timeout"
-        if fault:  # raised here, so that no cause or context holds the request
+        if fault:  # raised here, so that no cause or context contains the request
             raise NoResponse(fault)
         return response
 

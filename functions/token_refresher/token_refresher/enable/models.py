@@ -55,7 +55,7 @@ class TokenResponse:
     def __post_init__(self) -> None:
         """Check what types alone cannot say."""
         if not is_visible_ascii(self.access_token):
-            raise ValueError("access_token is empty or holds characters that no header may carry")
+            raise ValueError("access_token is empty or contains characters that no header takes")
         if self.token_type.lower() != "bearer":
             raise ValueError("token_type is not bearer")
         if isinstance(self.expires_in, str) and not _EXPIRES_IN_TEXT.fullmatch(self.expires_in):

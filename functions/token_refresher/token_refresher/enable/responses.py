@@ -48,7 +48,7 @@ _OAUTH_ERROR: Final = TypeAdapter(OAuthError)
 
 
 def read_token(response: Response, now: datetime) -> TokenResponse:
-    """The token response that a response holds.
+    """The token response that a response contains.
 
     Args:
         response: of the token endpoint.

@@ -26,14 +26,14 @@ def proxy_of(url: str) -> str | None:
     none. A loopback host never needs one: no proxy could reach it.
 
     Raises:
-        ConfigurationError: what the variable holds is not the URL of an HTTP proxy.
+        ConfigurationError: what the variable contains is not the URL of an HTTP proxy.
     """
     target = urlsplit(url)
     proxy = getproxies().get(target.scheme)
     if not proxy or is_loopback(target.hostname or "") or proxy_bypass(target.netloc):
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy.removeprefix('//')}"
-    if not _is_http_url(proxy):  # raised here, without the URL: it may hold a password
+    if not _is_http_url(proxy):  # raised here, without the URL: it may contain a password
         raise ConfigurationError(
             f"{target.scheme.upper()}_PROXY is not the URL of an HTTP proxy; "
             "write http://host:port, or unset it"

@@ -22,7 +22,7 @@ def validate_json[Record](adapter: TypeAdapter[Record], data: bytes | str) -> Re
         return adapter.validate_json(data, strict=True)
     except ValidationError as error:
         faults = fault_texts(error)
-    # Raised out here, so that neither cause nor context holds pydantic's error and its input.
+    # Raised out here, so that neither cause nor context contains pydantic's error and its input.
     raise ValueError("; ".join(faults))
 
 

@@ -75,7 +75,7 @@ TOO_LONG = (
     "8192; ask Enable for another kind of token"
 )
 NESTED = (
-    "the token cannot be stored: it holds {{...}}, which Parameter Store takes for a reference; "
+    "the token cannot be stored: it contains {{...}}, which Parameter Store takes for a reference; "
     "ask Enable for another kind of token"
 )
 

@@ -36,7 +36,7 @@ def failure(response: Response) -> TokenEndpointError:
     "extra",
     [{}, {"expires_in": "3600"}, {"scope": "read:users read:deals"}, {"error": None}],
 )
-def test_token_response_is_one_whatever_else_it_holds(extra: dict[str, Any]) -> None:
+def test_token_response_is_one_whatever_else_it_contains(extra: dict[str, Any]) -> None:
     response = read_token(returned(200, VALID | {"unknown": [1]} | extra), NOW)
     assert (response.access_token, response.lifetime) == (TOKEN, seconds(3600))
     assert response.scope == extra.get("scope")
