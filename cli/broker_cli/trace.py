@@ -99,14 +99,15 @@ def _read(stack: Stack, fingerprint: str, start: datetime) -> tuple[str, list[Ev
     if not grant:
         return "", []
     pattern = f'{{ {renewed} && $.grant = "{grant}" }}'
-    renewals = list(logs.read(stack, "token-refresher", pattern, since=start))
+    found = logs.read(stack, "token-refresher", pattern, since=start)
+    renewals = [line for line in found if line.text("grant") == grant]
     return grant, events_of(fingerprint, vended, renewals, datetime.now(UTC))
 
 
 def events_of(
     fingerprint: str, vended: list[LogLine], renewals: list[LogLine], now: datetime
 ) -> list[Event]:
-    """What happened to a token, oldest first.
+    """What happened to a token, oldest first, but its storing before all else.
 
     Args:
         fingerprint: of the token.
@@ -119,7 +120,8 @@ def events_of(
     expiry = max((end for end in ends if end), default=None)
     if expiry and expiry <= now:
         events.append(Event(at=expiry, event="expired", last_at=expiry))
-    return sorted(events, key=lambda event: event.at)
+    # A run reports what it stored when it ends: by then a caller may have the token.
+    return sorted(events, key=lambda event: (event.event != "stored", event.at))
 
 
 def _names(line: LogLine, fingerprint: str) -> bool:

@@ -61,6 +61,20 @@ def test_life_of_a_token_is_told_from_its_request_to_its_end(minutes: int, ends:
     assert (events[4].other, events[4].reason) == (NEXT, "rejected")
 
 
+def test_token_that_is_vended_before_the_run_reports_it_was_stored_first():
+    events = trace.events_of(TOKEN, [line(-1, "token vended", caller=SYNC)], RENEWALS, START)
+    assert [event.event for event in events][:2] == ["stored", "vended"]
+
+
+def test_renewals_of_other_grants_replace_nothing(monkeypatch: pytest.MonkeyPatch):
+    other = LogLine(at=START + timedelta(minutes=1), record={"grant": "users", "fingerprint": NEXT})
+    lines = {"token-vendor": VENDED[:1], "token-refresher": [RENEWALS[1], other]}
+    monkeypatch.setattr(logs, "read", lambda _stack, function, *_, **__: iter(lines[function]))
+    grant, events = trace._read(None, TOKEN, START)
+    assert grant == "deals"
+    assert "replaced" not in {event.event for event in events}
+
+
 def test_json_has_the_documented_shape():
     events = trace.events_of(TOKEN, VENDED, RENEWALS, START + timedelta(hours=1))
     document = {"fingerprint": TOKEN, "grant": "deals", "events": [e.to_json() for e in events]}
