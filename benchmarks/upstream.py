@@ -28,6 +28,7 @@ from token_refresher.connection_state import ConnectionStateStore
 from token_refresher.credentials import SecretReader
 from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.enable.http_client import HttpClient
+from token_refresher.parameter_reader import ParameterReader
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
 from token_vendor.vend import Vendor, VendRequest
@@ -115,7 +116,7 @@ def _ours(lab: Lab) -> tuple[int, int]:
         vend = 0
         for run in range(runs):
             refresher.run(RefreshRequest(), time_left=lambda: timedelta(minutes=1))
-            stored = {name: refresher.store.state(name) for name in names}
+            stored = refresher.reader.read([], names, threads=refresher.threads).stored
             store.tokens = {
                 name: token for name, token in stored.items() if isinstance(token, StoredToken)
             }
@@ -143,11 +144,14 @@ def _refresher(lab: Lab, clock: Clock) -> Iterator[tuple[Refresher, FakeEnable]]
     secrets.create_secret(Name="bench/connections/default", SecretString=json.dumps(secret))
     prefix = "/enable-tokens/bench"
     with FakeEnable(CLIENT, token_lifetime=LIFETIME, clock=clock) as enable:
+        store = ParameterTokenStore(ssm, prefix=prefix, key_id=lab.stack.resource("BrokerKey"))
+        states = ConnectionStateStore(ssm, prefix=prefix)
         refresher = Refresher(
             grants=load_grants(),
             endpoints={"default": TokenEndpoint(enable.token_url, http=HttpClient(), now=clock)},
-            store=ParameterTokenStore(ssm, prefix=prefix, key_id=lab.stack.resource("BrokerKey")),
-            states=ConnectionStateStore(ssm, prefix=prefix),
+            reader=ParameterReader(ssm, store=store, states=states),
+            store=store,
+            states=states,
             secrets=SecretReader(secrets, prefix="bench/connections/"),
             refresh_ahead=AHEAD,
             parallelism=8,

@@ -16,7 +16,7 @@ from typing import Any, Final
 OPERATIONS: Final[Mapping[str, frozenset[str]]] = {
     "lambda": frozenset({"Invoke"}),
     "secretsmanager": frozenset({"GetSecretValue"}),
-    "ssm": frozenset({"GetParameter", "PutParameter"}),
+    "ssm": frozenset({"GetParameter", "GetParameters", "PutParameter"}),
 }
 """What the functions call, by service as botocore names it."""
 

@@ -43,8 +43,14 @@ RUN_LOG_BYTES: Final = 400
 GRANT_LOG_BYTES: Final = 850
 """Lambda's own lines of a refresh run; the audit and the metrics line of each grant."""
 
-STANDARD_THROUGHPUT_GRANTS: Final = 200
+REFRESHER_HOURS: Final = 1
+"""How long an environment of the refresher lives; it decrypts every token once."""
+
+STANDARD_THROUGHPUT_GRANTS: Final = 2_000
 """With more, a refresh run's reads take the account's standard quota for over 5 seconds."""
+
+STANDARD_THROUGHPUT_READS: Final = 20
+"""A second: half of the account's standard quota; with more reads by vend it is too little."""
 
 SERVICES_PER_GRANT: Final = 5
 PROCESSES_PER_SERVICE: Final = 4
@@ -107,14 +113,17 @@ def broker(grants: int, vends: int) -> dict[str, float]:
     environments = math.ceil(vends / (HOURS * 3600) * BUSY_SECONDS * PEAK)
     vend_reads = min(vends, environments * grants * RUNS)
     interactions = RUNS * (grants + 1) + vend_reads
-    needs_throughput = grants > STANDARD_THROUGHPUT_GRANTS
+    needs_throughput = (
+        grants > STANDARD_THROUGHPUT_GRANTS or vend_reads > STANDARD_THROUGHPUT_READS * HOURS * 3600
+    )
     renewals = HOURS * TOKENS_PER_HOUR * grants
+    decrypted = renewals + HOURS / REFRESHER_HOURS * grants
     run_seconds = RUNS * (0.05 + 0.00125 * grants) + renewals * 0.3 / 8
     log_gb = (vends * VEND_LOG_BYTES + RUNS * (RUN_LOG_BYTES + grants * GRANT_LOG_BYTES)) / 1e9
     vended = 1 + grants if vends else 0
     return {
         "KMS key": 1,
-        "KMS requests": RUNS * grants + vend_reads + 2 * renewals,
+        "KMS requests": decrypted + vend_reads + 2 * renewals,
         "secret": 1,
         "secret reads": min(renewals, RUNS),
         "Parameter Store, higher throughput": interactions if needs_throughput else 0,

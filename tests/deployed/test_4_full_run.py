@@ -397,6 +397,11 @@ def what_was_needed(
             Call(entry["action"], entry["resource"], frozenset(entry["context"].items()))
             for entry in entries
         }
+        calls |= {  # what Parameter Store refuses as a whole is read one by one
+            Call("ssm:GetParameter", call.resource, call.context)
+            for call in calls
+            if call.action == "ssm:GetParameters"
+        }
         keys = {call.resource for call in calls if call.action.startswith("kms:")}
         assert keys == {key_arn(stack)}
         calls.update(log_calls(stack, groups[role]))

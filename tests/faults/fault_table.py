@@ -991,7 +991,7 @@ class On(Enum):
     SECRET = "secretsmanager", "GetSecretValue", ""
     TOKEN_READ = "ssm", "GetParameter", "!contains(Name, '/connections/')"
     TOKEN_WRITE = "ssm", "PutParameter", "!contains(Name, '/connections/')"
-    STATE_READ = "ssm", "GetParameter", "contains(Name, '/connections/')"
+    RUN_READ = "ssm", "GetParameters", ""
     STATE_WRITE = "ssm", "PutParameter", "contains(Name, '/connections/')"
 
     @property
@@ -1211,8 +1211,15 @@ AWS_FAULTS: Final[tuple[AwsFault, ...]] = (
         "with the next run after the label is removed",
         requests=1,
     ),
-    _survived(On.STATE_READ, "Access denied", _code("AccessDeniedException")),
-    _survived(On.STATE_READ, "Throttled throughout", _THROTTLED, _READ_TRIES),
+    _survived(On.RUN_READ, "Access denied", _code("AccessDeniedException")),
+    _survived(On.RUN_READ, "Throttled throughout", _THROTTLED, _READ_TRIES),
+    AwsFault(
+        on=On.RUN_READ,
+        what="The response is lost throughout",
+        fault=_LOST,
+        calls=_READ_TRIES,
+        **_no_response("ConnectionClosedError"),
+    ),
     _survived(On.STATE_WRITE, "Access denied", _code("AccessDeniedException"), 2),
     _survived(On.STATE_WRITE, "Throttled throughout", _THROTTLED, 2 * _READ_TRIES),
     _survived(On.STATE_WRITE, "The response is lost once", {**_LOST, "times": 1}),
@@ -1258,15 +1265,16 @@ meaning in doubt is refused.
 """
 _PLACES: Final = {
     On.SECRET: "AWS, the secret is read",
-    On.TOKEN_READ: "AWS, the stored token is read",
+    On.TOKEN_READ: "AWS, the stored token is decrypted",
     On.TOKEN_WRITE: "AWS, the new token is stored",
-    On.STATE_READ: "AWS, the connection's state is read",
+    On.RUN_READ: "AWS, states and tokens are read, undecrypted",
     On.STATE_WRITE: "AWS, the connection's state is stored",
 }
 _NOTES: Final = (
     "The vend function reads with a role of its own. Where a fault meets it too, it vends the "
     "token that it remembers, and returns `503` with `Retry-After` if it remembers none. A token "
-    "that cannot be stored is lost; a later run requests another."
+    "that cannot be stored is lost; a later run requests another. A call for several parameters "
+    "that AWS refuses is made again for each, so that one of them keeps no other from being read."
 )
 
 
@@ -1403,7 +1411,8 @@ def _length(seconds: float) -> str:
 def _aws_cells(row: AwsFault) -> Sequence[str]:
     is_over = row.state is State.RENEWED and not row.reason
     retries = row.calls if is_over else row.calls - 1
-    is_ignored = row.on in {On.STATE_READ, On.STATE_WRITE} and "times" not in row.fault
+    is_of_state = row.on in {On.RUN_READ, On.STATE_WRITE}
+    is_ignored = is_of_state and is_over and "times" not in row.fault
     return (
         _PLACES[row.on],
         row.what,

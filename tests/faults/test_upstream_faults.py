@@ -42,7 +42,7 @@ from tests.faults.fault_server import (
     dead_port,
 )
 from tests.faults.fault_table import SOUND, UPSTREAM_FAULTS, UpstreamFault, Wait, Where
-from tests.unit.fakes import FakeStates
+from tests.unit.fakes import FakeReader, FakeStates
 from token_broker.aws import describe_fault
 from token_broker.errors import TokenEndpointError
 from token_broker.grants import Grant
@@ -175,6 +175,7 @@ class Broker:
         refresher = Refresher(
             grants={GRANT: Grant(scope=SCOPE)},
             endpoints={"default": self.endpoint},
+            reader=FakeReader(self.store, self.states),
             store=self.store,
             states=self.states,
             secrets=Secrets(self.row.secret_stages),

@@ -35,6 +35,7 @@ from token_refresher.connection_state import ConnectionStateStore
 from token_refresher.credentials import CURRENT, SecretVersion
 from token_refresher.enable.models import Issued, TokenRequest
 from token_refresher.outcomes import Outcome
+from token_refresher.parameter_reader import ParameterReader
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
 
@@ -175,11 +176,14 @@ class Run:
 
     def _refresher(self) -> Refresher:
         ssm = cast("Any", _RunsSsm(self))
+        store = ParameterTokenStore(ssm, prefix=PREFIX, key_id="key")
+        states = ConnectionStateStore(ssm, prefix=PREFIX)
         return Refresher(
             grants={name: Grant(scope=old.scope) for name, old in self.settings.old},
             endpoints={DEFAULT_CONNECTION: cast("Any", _RunsEndpoint(self))},
-            store=ParameterTokenStore(ssm, prefix=PREFIX, key_id="key"),
-            states=ConnectionStateStore(ssm, prefix=PREFIX),
+            reader=ParameterReader(ssm, store=store, states=states),
+            store=store,
+            states=states,
             secrets=cast("Any", _RunsSecrets(self)),
             refresh_ahead=timedelta(minutes=10),
             parallelism=8,
@@ -240,7 +244,7 @@ class _RunsSsm:
             "Parameters": [
                 {
                     "Name": name,
-                    "Value": each[0] if WithDecryption else "encrypted",
+                    "Value": each[0] if WithDecryption or name == CONNECTION else "encrypted",
                     "Version": each[1],
                     "LastModifiedDate": each[2],
                 }

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import boto3
 import pytest
@@ -31,6 +32,7 @@ from token_refresher.credentials import SecretReader
 from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.enable.http_client import HttpClient, NoResponse, Response
 from token_refresher.outcomes import State
+from token_refresher.parameter_reader import ParameterReader
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
 from token_vendor.vend import Vendor, VendRequest
@@ -70,7 +72,7 @@ class World:
     def respond_as_aws(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
         operation = request.headers["X-Amz-Target"].decode().split(".")[-1]
         arguments = json.loads(request.body)
-        name = arguments.get("Name", arguments.get("SecretId"))
+        name = arguments.get("Name", arguments.get("SecretId", arguments.get("Names")))
         kind = self.fault(f"{operation} {name}", ("throttled", "500", "lost", "timeout"))
         if kind == "throttled":
             return _aws(request, 400, {"__type": "ThrottlingException", "message": ""})
@@ -84,22 +86,31 @@ class World:
         return response
 
     def _aws(
-        self, operation: str, arguments: dict[str, str], request: AWSPreparedRequest
+        self, operation: str, arguments: dict[str, Any], request: AWSPreparedRequest
     ) -> AWSResponse:
         if operation == "GetSecretValue":
             if arguments["VersionStage"] != "AWSCURRENT":
                 return _aws(request, 400, {"__type": "ResourceNotFoundException", "message": ""})
             return _aws(request, 200, {"SecretString": SECRET, "VersionId": "v" * 32})
-        name, _, version = arguments["Name"].partition(":")
-        versions = self.parameters.setdefault(name, [])
         if operation == "PutParameter":
+            versions = self.parameters.setdefault(arguments["Name"], [])
             versions.append(arguments["Value"])
             return _aws(request, 200, {"Version": len(versions)})
+        if operation == "GetParameters":
+            found = filter(None, map(self._parameter, arguments["Names"]))
+            return _aws(request, 200, {"Parameters": list(found)})
+        if parameter := self._parameter(arguments["Name"]):
+            return _aws(request, 200, {"Parameter": parameter})
+        return _aws(request, 400, {"__type": "ParameterNotFound", "message": ""})
+
+    def _parameter(self, name: str) -> dict[str, object] | None:
+        name, _, version = name.partition(":")
+        versions = self.parameters.get(name, [])
         number = int(version or len(versions))
         if not 1 <= number <= len(versions):
-            return _aws(request, 400, {"__type": "ParameterNotFound", "message": ""})
-        parameter = {"Name": name, "Value": versions[number - 1], "Version": number}
-        return _aws(request, 200, {"Parameter": parameter})
+            return None
+        value = {"Value": versions[number - 1], "Version": number}
+        return {"Name": name, "LastModifiedDate": number, **value}
 
     # Enable, as the token endpoint's HTTP client sees it.
 
@@ -168,6 +179,8 @@ def play(seed: int, runs: int = RUNS) -> tuple[World, Counter[str]]:
     prefix = "/enable-tokens/simulation"
     ssm = _client(world, "ssm", CLIENT_CONFIG)
     writer = _client(world, "ssm", WRITER_CONFIG)
+    store = ParameterTokenStore(ssm, writer=writer, prefix=prefix, key_id="key")
+    states = ConnectionStateStore(ssm, prefix=prefix)
     refresher = Refresher(
         grants=GRANTS,
         endpoints={
@@ -177,8 +190,9 @@ def play(seed: int, runs: int = RUNS) -> tuple[World, Counter[str]]:
                 now=lambda: world.now,
             )
         },
-        store=ParameterTokenStore(ssm, writer=writer, prefix=prefix, key_id="key"),
-        states=ConnectionStateStore(ssm, prefix=prefix),
+        reader=ParameterReader(ssm, store=store, states=states),
+        store=store,
+        states=states,
         secrets=SecretReader(
             _client(world, "secretsmanager", CLIENT_CONFIG), prefix="simulation/connections/"
         ),

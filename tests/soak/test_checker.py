@@ -329,11 +329,11 @@ def test_refusal_explains_that_nothing_is_asked_until_its_hold_is_over():
     assert check([*record, refusal, failed(28, fault=2)]).violations == []
 
 
-def test_runs_that_cannot_read_a_hold_may_meet_the_refusal_once_each():
+def test_runs_that_cannot_keep_a_hold_may_meet_the_refusal_once_each():
     record = [
         *sound(),
         fault("Enable misbehaves or refuses a grant", 40, 46, number=3, backoff="grant"),
-        fault("AWS fails the refresher", 39, 47, number=4, on="STATE_READ"),
+        fault("AWS fails the refresher", 39, 47, number=4, on="STATE_WRITE"),
         failed(41, fault=3),
         failed(45, fault=3),
     ]

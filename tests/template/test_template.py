@@ -109,6 +109,7 @@ def test_actions_of_each_role_are_its_job():
         "TokenRefresherRole": {
             "secretsmanager:GetSecretValue",
             "ssm:GetParameter",
+            "ssm:GetParameters",
             "ssm:PutParameter",
             "kms:Decrypt",
             "kms:Encrypt",

@@ -6,13 +6,13 @@ import json
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
 from urllib.parse import quote, quote_plus
 
 import boto3
@@ -40,10 +40,11 @@ from token_refresher.credentials import (
     SecretReader,
     SecretVersion,
 )
-from token_refresher.dependencies import Endpoint, Secrets, StateStore, TokenStore
+from token_refresher.dependencies import Endpoint, Reader, Secrets, StateStore, TokenStore
 from token_refresher.enable.http_client import HttpClient, Response
 from token_refresher.enable.models import Issued, TokenRequest, TokenResponse
 from token_refresher.outcomes import Outcome, causes_of_failure
+from token_refresher.parameter_reader import Reading
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
 from token_vendor.vend import TokenReader
@@ -317,6 +318,41 @@ class FakeStore:
         return 7
 
 
+class FakeReader:
+    """Reads fakes, as the real reader reads what Parameter Store refuses as a whole: one by one."""
+
+    def __init__(self, store: "StateReader", states: ConnectionStateStore) -> None:
+        self._store = store
+        self._states = states
+
+    def read(
+        self,
+        connections: Sequence[str],
+        grants: Sequence[str],
+        *,
+        threads: Callable[[int], Executor],
+    ) -> Reading:
+        with threads(8) as pool:
+            states = list(pool.map(self._states.read, connections))
+            found = list(pool.map(self._stored, grants))
+        return Reading(
+            dict(zip(connections, states, strict=True)), dict(zip(grants, found, strict=True))
+        )
+
+    def _stored(self, grant: str) -> Stored | Exception:
+        try:
+            return self._store.state(grant)
+        except Exception as error:
+            return error
+
+
+class StateReader(Protocol):
+    """What a fake reader needs of a store."""
+
+    def state(self, grant: str) -> Stored:
+        """What is stored for a grant."""
+
+
 @dataclass
 class FakeSecrets:
     """Each connection's secret by staging label; version `v1` of CREDENTIALS unless put."""
@@ -430,6 +466,7 @@ class Broker:
         return Refresher(
             grants=self.grants,
             endpoints=self.endpoints,
+            reader=FakeReader(self.store, self.states),
             store=self.store,
             states=self.states,
             secrets=self.secrets,
@@ -553,6 +590,7 @@ def everyone_at_once(parties: int) -> Callable[[], object]:
 
 # What mypy checks here: each fake is what its consumer's Protocol asks for.
 _STORE: TokenStore = FakeStore()
+_READ: Reader = FakeReader(FakeStore(), FakeStates())
 _READER: TokenReader = FakeStore()
 _ENDPOINT: Endpoint = FakeEndpoint()
 _STATES: StateStore = FakeStates()

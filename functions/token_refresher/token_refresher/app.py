@@ -24,6 +24,7 @@ from token_refresher.due_grant import CORRUPT
 from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.enable.http_client import HttpClient
 from token_refresher.outcomes import Outcome, State, causes_of_failure
+from token_refresher.parameter_reader import ParameterReader
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
 
@@ -75,16 +76,19 @@ def _refresher() -> Refresher:
     http = HttpClient()
     urls = {name: connection.token_url for name, connection in file.connections.items()}
     urls[DEFAULT_CONNECTION] = config.token_url
+    store = ParameterTokenStore(
+        ssm,
+        writer=session.client("ssm", config=WRITER_CONFIG),
+        prefix=config.token_parameter_prefix,
+        key_id=config.token_key_arn,
+    )
+    states = ConnectionStateStore(ssm, prefix=config.token_parameter_prefix)
     return Refresher(
         grants=file.grants,
         endpoints={name: TokenEndpoint(url, http=http) for name, url in urls.items()},
-        store=ParameterTokenStore(
-            ssm,
-            writer=session.client("ssm", config=WRITER_CONFIG),
-            prefix=config.token_parameter_prefix,
-            key_id=config.token_key_arn,
-        ),
-        states=ConnectionStateStore(ssm, prefix=config.token_parameter_prefix),
+        reader=ParameterReader(ssm, store=store, states=states),
+        store=store,
+        states=states,
         secrets=SecretReader(secrets, prefix=config.secret_prefix),
         refresh_ahead=config.refresh_ahead,
         parallelism=config.parallelism,

@@ -142,7 +142,7 @@ class ConnectionStateStore:
     def read(self, connection: str) -> ConnectionState:
         """The state of a connection; an empty one if there is none, or none can be read."""
         try:
-            return self._get(self._name(connection))
+            return self._get(self.name(connection))
         except Exception:
             return ConnectionState(version=None)
 
@@ -161,7 +161,7 @@ class ConnectionStateStore:
             Whether this run has the lease; also if that cannot be found out.
         """
         leased = replace(seen, leased_at=now, owner=uuid.uuid4().hex[:12])
-        name = self._name(connection)
+        name = self.name(connection)
         try:
             written = self._put(name, leased)
             if seen.version is None:
@@ -185,11 +185,12 @@ class ConnectionStateStore:
         too many.
         """
         try:
-            self._put(self._name(connection), replace(state, leased_at=None, owner=""))
+            self._put(self.name(connection), replace(state, leased_at=None, owner=""))
         except Exception:
             return
 
-    def _name(self, connection: str) -> str:
+    def name(self, connection: str) -> str:
+        """The parameter of a connection."""
         return f"{self._prefix}/connections/{connection}"
 
     def _get(self, name: str) -> ConnectionState:

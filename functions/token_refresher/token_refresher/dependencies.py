@@ -1,6 +1,6 @@
 """What the renewal works with: each Protocol names what it needs of a store or of the endpoint."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,6 +9,20 @@ from typing import Protocol
 from token_broker.models import Stored, StoredToken
 from token_refresher.connection_state import ConnectionState
 from token_refresher.enable.models import Issued, TokenRequest
+from token_refresher.parameter_reader import Reading
+
+
+class Reader(Protocol):
+    """Where a run reads what is stored."""
+
+    def read(
+        self,
+        connections: Sequence[str],
+        grants: Sequence[str],
+        *,
+        threads: Callable[[int], Executor],
+    ) -> Reading:
+        """Read the states of connections, and what is stored for grants."""
 
 
 class TokenStore(Protocol):
@@ -17,9 +31,6 @@ class TokenStore(Protocol):
     @property
     def key_id(self) -> str:
         """The key that new tokens are encrypted with."""
-
-    def state(self, grant: str) -> Stored:
-        """What is stored for a grant."""
 
     def replace(
         self,
@@ -34,9 +45,6 @@ class TokenStore(Protocol):
 
 class StateStore(Protocol):
     """Where the state of a connection is stored."""
-
-    def read(self, connection: str) -> ConnectionState:
-        """The state of a connection."""
 
     def acquire(self, connection: str, seen: ConnectionState, now: datetime) -> bool:
         """Take the lease; whether this run has it."""

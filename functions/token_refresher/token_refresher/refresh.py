@@ -10,15 +10,20 @@ from typing import Final
 
 from token_broker import expiry
 from token_broker.grants import Grant
-from token_broker.models import Blocked
-from token_refresher.dependencies import Dependencies, Endpoint, Secrets, StateStore, TokenStore
+from token_broker.models import Blocked, Stored
+from token_refresher.dependencies import (
+    Dependencies,
+    Endpoint,
+    Reader,
+    Secrets,
+    StateStore,
+    TokenStore,
+)
 from token_refresher.due_grant import GrantSnapshot, renew_reason
 from token_refresher.outcomes import Outcome, State
 from token_refresher.policy import OnLease, Policy
 from token_refresher.refresh_request import RefreshRequest
 from token_refresher.renewal import ConnectionRenewal
-
-READS_AT_A_TIME: Final = 8
 
 TIME_TO_OVERTAKE: Final = timedelta(seconds=35)
 """A run that waits for another one goes on with less left: the other one may be dead."""
@@ -31,6 +36,7 @@ class Refresher:
     Attributes:
         grants: all grants, by name.
         endpoints: the token endpoints, by connection.
+        reader: reads the tokens and the states of the connections.
         store: where the tokens are stored.
         states: where the states of the connections are stored.
         secrets: the client secrets.
@@ -46,6 +52,7 @@ class Refresher:
 
     grants: Mapping[str, Grant]
     endpoints: Mapping[str, Endpoint]
+    reader: Reader
     store: TokenStore
     states: StateStore
     secrets: Secrets
@@ -103,18 +110,16 @@ class Refresher:
         self, request: RefreshRequest, policy: Policy, time_left: Callable[[], timedelta]
     ) -> tuple[Outcome, ...]:
         names = self._names(request)
+        connections = dict.fromkeys(self.grants[grant].connection for grant in names)
+        reading = self.reader.read(list(connections), names, threads=self.threads)
         renewals = {
-            name: ConnectionRenewal(name, self._dependencies(name, time_left), policy)
-            for name in {self.grants[grant].connection for grant in names}
+            name: ConnectionRenewal(name, self._dependencies(name, time_left), policy, seen)
+            for name, seen in reading.states.items()
         }
-        with self.threads(READS_AT_A_TIME) as threads:
-            # The states first: what another run stores after that is noticed by the lease.
-            list(threads.map(ConnectionRenewal.read_state, renewals.values()))
-            read = list(threads.map(self._read, names))
         outcomes: dict[str, Outcome] = {}
         due: dict[str, list[GrantSnapshot]] = {}
-        for item in read:
-            selected = self._select(item, request)
+        for name in names:
+            selected = self._select(self._snapshot(name, reading.stored[name]), request)
             if isinstance(selected, Outcome):
                 outcomes[selected.grant] = selected
             else:
@@ -134,12 +139,11 @@ class Refresher:
         connection = self.secrets.connection_of(request.changed_secret)
         return tuple(name for name in names if self.grants[name].connection == connection)
 
-    def _read(self, name: str) -> GrantSnapshot | Outcome:
+    def _snapshot(self, name: str, stored: Stored | Exception) -> GrantSnapshot | Outcome:
         snapshot = GrantSnapshot(name=name, grant=self.grants[name])
-        try:
-            return replace(snapshot, stored=self.store.state(name))
-        except Exception as error:
-            return replace(snapshot.failed(*self.describe_fault(error)), is_store_read=False)
+        if isinstance(stored, Exception):
+            return replace(snapshot.failed(*self.describe_fault(stored)), is_store_read=False)
+        return replace(snapshot, stored=stored)
 
     def _select(
         self, item: GrantSnapshot | Outcome, request: RefreshRequest

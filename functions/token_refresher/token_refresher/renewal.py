@@ -1,7 +1,7 @@
 """Renewing the due grants of one connection: skip, or take the lease, request, and release it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from token_refresher.attempts import Attempts
 from token_refresher.connection_backoffs import ConnectionBackoffs
@@ -20,20 +20,13 @@ class ConnectionRenewal:
         connection: its name.
         dependencies: what to work with.
         policy: what the run's trigger asks for.
+        seen: the connection's state, as it was read before the tokens.
     """
 
     connection: str
     dependencies: Dependencies
     policy: Policy
-    _seen: ConnectionState = field(default_factory=ConnectionState, init=False)
-
-    def read_state(self) -> None:
-        """Read the connection's state, before anybody reads the tokens.
-
-        So the lease's version shows a run that ends between the two, and what it renewed is not
-        renewed again.
-        """
-        self._seen = self.dependencies.states.read(self.connection)
+    seen: ConnectionState
 
     def renew(self, due: Sequence[GrantSnapshot]) -> list[Outcome]:
         """Renew grants.
@@ -45,7 +38,7 @@ class ConnectionRenewal:
             One outcome for each.
         """
         deps = self.dependencies
-        if self._seen.is_leased(deps.now()) and self.policy.on_lease is not OnLease.IGNORE:
+        if self.seen.is_leased(deps.now()) and self.policy.on_lease is not OnLease.IGNORE:
             return [grant.outcome(State.IN_PROGRESS) for grant in due]
         try:
             versions = deps.secrets.versions(self.connection)
@@ -53,8 +46,8 @@ class ConnectionRenewal:
         except Exception as error:
             return [grant.failed(*deps.describe_fault(error)) for grant in due]
         backoffs = ConnectionBackoffs(
-            seen=self._seen,
-            state=self._seen,
+            seen=self.seen,
+            state=self.seen,
             secret_version=current.version_id,
             url=deps.endpoint.url,
             now=deps.now,
@@ -79,13 +72,13 @@ class ConnectionRenewal:
 
     def _with_lease(self, attempts: Attempts, todo: list[GrantSnapshot]) -> list[Outcome]:
         deps = self.dependencies
-        has_lease = deps.states.acquire(self.connection, self._seen, deps.now())
+        has_lease = deps.states.acquire(self.connection, self.seen, deps.now())
         if not has_lease and self.policy.on_lease is not OnLease.IGNORE:
             return [grant.outcome(State.IN_PROGRESS) for grant in todo]
         # After a refusal another grant is the probe: one that is refused alone must not make
         # the connection look refused for ever.
-        probe = (self._seen.backoff.failures if self._seen.backoff else 0) % len(todo)
-        todo = sorted(todo, key=lambda grant: grant.name in self._seen.unanswered)
+        probe = (self.seen.backoff.failures if self.seen.backoff else 0) % len(todo)
+        todo = sorted(todo, key=lambda grant: grant.name in self.seen.unanswered)
         try:
             return attempts.run([todo[probe], *todo[:probe], *todo[probe + 1 :]])
         finally:

@@ -1,6 +1,6 @@
 """Where tokens are kept: one SecureString parameter for each grant.
 
-The store is the truth. It is read by name (`GetParameter`), never by path, so that a role
+The store is the truth. It is read by name, never by path, so that a role
 can be held to its prefix; versions are never labelled, because a labelled oldest version
 makes the 101st write fail.
 """
@@ -56,6 +56,10 @@ class ParameterTokenStore:
         self._prefix = prefix
         self.key_id = key_id
 
+    def name(self, grant: str) -> str:
+        """The parameter of a grant."""
+        return f"{self._prefix}/{grant}"
+
     def read(self, grant: str) -> StoredToken | None:
         """The stored token of a grant, live or not; None if there is none.
 
@@ -66,7 +70,7 @@ class ParameterTokenStore:
             CorruptStoredToken: the parameter contains something else.
             botocore.exceptions.ClientError, BotoCoreError: Parameter Store refused.
         """
-        parameter = self._get(f"{self._prefix}/{grant}")
+        parameter = self._get(self.name(grant))
         if parameter is None:
             return None
         token = StoredToken.from_json(parameter["Value"], parameter_version=parameter["Version"])
@@ -77,13 +81,21 @@ class ParameterTokenStore:
     def state(self, grant: str) -> Stored:
         """What is stored for a grant.
 
+        Raises:
+            botocore.exceptions.ClientError, BotoCoreError: Parameter Store refused, for another
+                reason than a parameter that cannot be decrypted.
+        """
+        return self.checked(grant, self._state(self.name(grant)))
+
+    def checked(self, grant: str, stored: Stored) -> Stored:
+        """What is stored for a grant, given what its parameter holds.
+
         A block under a token is put back: the run that overwrote it was killed before it could.
 
         Raises:
             botocore.exceptions.ClientError, BotoCoreError: Parameter Store refused, for another
                 reason than a parameter that cannot be decrypted.
         """
-        stored = self._state(f"{self._prefix}/{grant}")
         if not isinstance(stored, StoredToken):
             return stored
         block = self._block_under(grant, stored)
@@ -118,7 +130,7 @@ class ParameterTokenStore:
         follows = _version(seen)
         written = self.write(grant, replace(token, follows=follows))
         between = written_between(
-            lambda version: self._overwritten(f"{self._prefix}/{grant}:{version}"),
+            lambda version: self._overwritten(f"{self.name(grant)}:{version}"),
             seen=follows,
             written=written,
         )
@@ -164,7 +176,7 @@ class ParameterTokenStore:
 
     def _put(self, grant: str, value: str, description: str) -> int:
         return self._writer.put_parameter(
-            Name=f"{self._prefix}/{grant}",
+            Name=self.name(grant),
             Description=description,
             Value=value,
             Type="SecureString",
@@ -183,7 +195,7 @@ class ParameterTokenStore:
             return None
         return _last_block(
             written_between(
-                lambda version: self._state(f"{self._prefix}/{grant}:{version}"),
+                lambda version: self._state(f"{self.name(grant)}:{version}"),
                 seen=token.follows,
                 written=token.parameter_version,
             )

@@ -116,8 +116,8 @@ def test_warm_environments_do_not_help_against_the_quota() -> None:
     assert run(storm=1_000, warm=1_000).failed_share > 0.25
 
 
-def test_refresh_run_of_many_grants_takes_the_whole_quota_for_a_while() -> None:
+def test_idle_run_of_many_grants_leaves_the_quota_to_others() -> None:
     failed, seconds = run_reads(500, 40)
     assert failed == 0
-    assert seconds == pytest.approx(500 / 40, rel=0.1)  # the quota alone decides
-    assert run_reads(500, 1_000)[1] < 2
+    assert seconds <= 2  # 51 calls; the quota allows 40 at once
+    assert run_reads(2_000, 1_000)[1] < 1

@@ -305,6 +305,8 @@ def test_wiring_follows_the_environment_and_is_done_once(environment: None) -> N
         "default": "https://api.example/oauth2/token"
     }
     store, states = cast("Any", refresher.store), cast("Any", refresher.states)
+    reader = cast("Any", refresher.reader)
+    assert (reader._ssm, reader._store, reader._states) == (store._ssm, store, states)
     assert store.key_id == "key-arn"
     with Stubber(store._ssm) as ssm:
         ssm.add_client_error(

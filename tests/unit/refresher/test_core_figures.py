@@ -22,6 +22,7 @@ BESIDE_IT = {
     "dependencies.py",
     "due_grant.py",
     "outcomes.py",
+    "parameter_reader.py",
     "turns.py",
 }
 
