@@ -13,7 +13,7 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import api, cold_start, cost, renewal, sizes, upstream, warm
+from benchmarks import api, cold_start, cost, idle, renewal, sizes, upstream, warm
 from benchmarks.lab import Lab, open_lab
 from benchmarks.results import Row, as_markdown, as_table
 from local.embedded_aws import EmbeddedAwsFailed
@@ -125,6 +125,7 @@ def _measure_in(
         lambda: api.measure(lab, effort.api_rounds, effort.api_requests),
     )
     section("Requests to Enable", lambda: upstream.measure(lab, effort.lifetime_seconds))
+    section("A refresh run that finds nothing due", lambda: idle.rows(lab))
     section("Artifacts, zipped", lambda: sizes.measure(lab))
 
 

@@ -7,11 +7,14 @@ from typing import Any
 from ministack.core import iam_evaluator
 from ministack.services import sts
 
+from local.embedded import caller
+
 
 def record_requests_of_roles(file: Path) -> None:
-    """Write a line for each request of a role that IAM decides on, now and until the end.
+    """Write a line for each decision of IAM about a role's request, now and until the end.
 
-    A line has no value of a request, so nothing that could be secret.
+    A request that needs several permissions has as many lines, with one number. A line has no
+    value of a request, so nothing that could be secret.
 
     Args:
         file: is created, or appended to.
@@ -24,6 +27,7 @@ def record_requests_of_roles(file: Path) -> None:
         if session := sts._sessions.get(key_id):
             context = more.get("service_context") or {}
             line = {
+                "request": caller.request_number(),
                 "principal": session["Arn"],
                 "action": action,
                 "resource": more.get("resource_arn", "*"),
