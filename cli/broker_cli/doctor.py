@@ -28,7 +28,7 @@ MAX_SKEW: Final = timedelta(seconds=60)
 
 _ENDPOINT_TIMEOUT: Final = timedelta(seconds=5)
 _PAGE: Final = "docs/operate.md"
-_START_FAULTS: Final = f'{{ $.message = "{NOT_STARTED}" }}'
+_START_FAULTS: Final = {"message": NOT_STARTED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ def _walk(stack: Stack, file: GrantsFile) -> Iterator[Check]:
     def look_at_runs() -> Check:
         rows.extend(look(stack))
         now = datetime.now(UTC)
-        faults = logs.read(stack, "token-refresher", _START_FAULTS, since=now - timedelta(days=1))
+        day = now - timedelta(days=1)
+        faults = logs.read_matching(stack, "token-refresher", _START_FAULTS, since=day)
         return start_check(rows, list(faults)) or runs_check(rows, stack.interval, now)
 
     yield _guarded("refresher", look_at_runs)

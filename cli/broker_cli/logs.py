@@ -55,6 +55,16 @@ def read(stack: Stack, function: str, pattern: str, *, since: datetime) -> Itera
             yield line
 
 
+def read_matching(
+    stack: Stack, function: str, fields: Mapping[str, str], *, since: datetime
+) -> Iterator[LogLine]:
+    """The structured lines in which each of some fields has a given value, oldest first."""
+    conditions = " && ".join(f'$.{name} = "{value}"' for name, value in fields.items())
+    for line in read(stack, function, f"{{ {conditions} }}", since=since):
+        if all(line.record.get(name) == value for name, value in fields.items()):
+            yield line
+
+
 def parse(message: str, timestamp_ms: int) -> LogLine | None:
     """A log event as a structured line; None if it is none, or a line of metrics."""
     try:

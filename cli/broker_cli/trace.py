@@ -91,16 +91,14 @@ def trace(
 
 
 def _read(stack: Stack, fingerprint: str, start: datetime) -> tuple[str, list[Event]]:
-    named = f'$.fingerprint = "{fingerprint}"'
-    renewed = '$.state = "renewed"'
-    vended = list(logs.read(stack, "token-vendor", f"{{ {named} }}", since=start))
-    stored = logs.read(stack, "token-refresher", f"{{ {named} && {renewed} }}", since=start)
+    token, renewed = {"fingerprint": fingerprint}, {"state": "renewed"}
+    vended = list(logs.read_matching(stack, "token-vendor", token, since=start))
+    stored = logs.read_matching(stack, "token-refresher", token | renewed, since=start)
     grant = next((line.text("grant") for line in [*vended, *stored]), "")
     if not grant:
         return "", []
-    pattern = f'{{ {renewed} && $.grant = "{grant}" }}'
-    found = logs.read(stack, "token-refresher", pattern, since=start)
-    renewals = [line for line in found if line.text("grant") == grant]
+    of_grant = renewed | {"grant": grant}
+    renewals = list(logs.read_matching(stack, "token-refresher", of_grant, since=start))
     return grant, events_of(fingerprint, vended, renewals, datetime.now(UTC))
 
 

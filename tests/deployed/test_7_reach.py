@@ -1,5 +1,7 @@
 """The documented deployments of the Reach parameters, each an update of one stack."""
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from secrets import token_hex
 
@@ -113,11 +115,19 @@ def test_only_a_limit_makes_a_429(reach: Reach):
     user = reach.user(api.policy("/tokens/*"))
     is_private = "VpcEndpointIds" in reach.parameters  # and this request comes through none
     assert (api.get("/tokens/deals", user).status == 403) is is_private
-    statuses = {api.get("/tokens/deals", user).status for _ in range(60)}
+    statuses: set[int] = set()
+    is_limited = "RequestsPerSecond" in reach.parameters
+
+    def send(_number: int) -> None:
+        if not (is_limited and 429 in statuses):
+            statuses.add(api.get("/tokens/deals", user).status)
+
+    with ThreadPoolExecutor(16) as callers:  # faster than the limit, on a slow machine too
+        deque(callers.map(send, range(2_000 if is_limited else 60)), maxlen=0)
     if is_private:
         assert statuses <= {403, 429}
     else:
-        assert (429 in statuses) is ("RequestsPerSecond" in reach.parameters)
+        assert (429 in statuses) is is_limited
 
 
 def test_each_switch_goes_both_ways_in_a_deployed_stack(stack: BrokerStack):

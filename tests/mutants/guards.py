@@ -340,7 +340,7 @@ EXPIRY: Final = [
         ("ParameterTokenStore.replace", "_last_block(between)", "None"),
         ("ParameterTokenStore.read", "self._block_under(grant, token)", "None"),
         (
-            "ParameterTokenStore.state",
+            "ParameterTokenStore.checked",
             "self._put_back(grant, block) if block else stored",
             "stored",
         ),

@@ -67,7 +67,8 @@ def test_token_that_is_vended_before_the_run_reports_it_was_stored_first():
 
 
 def test_renewals_of_other_grants_replace_nothing(monkeypatch: pytest.MonkeyPatch):
-    other = LogLine(at=START + timedelta(minutes=1), record={"grant": "users", "fingerprint": NEXT})
+    record = {"grant": "users", "fingerprint": NEXT, "state": "renewed"}
+    other = LogLine(at=START + timedelta(minutes=1), record=record)
     lines = {"token-vendor": VENDED[:1], "token-refresher": [RENEWALS[1], other]}
     monkeypatch.setattr(logs, "read", lambda _stack, function, *_, **__: iter(lines[function]))
     grant, events = trace._read(None, TOKEN, START)
