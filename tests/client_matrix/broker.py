@@ -12,10 +12,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.client_matrix.cases import CONDITIONS, LIFETIME
+from tests.servers import LoopbackServer
 
 
 class Cell:
@@ -92,14 +93,11 @@ def _fingerprint(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()[:12]
 
 
-class Broker(ThreadingHTTPServer):
+class Broker(LoopbackServer):
     """The server of all cells."""
 
-    request_queue_size = 128
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.is_over = threading.Event()
         self._lock = threading.Lock()
         self._cells: dict[str, Cell] = {}

@@ -13,10 +13,12 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+from tests.servers import LoopbackServer
 
 START_SECONDS: Final = 60
 _FRAME: Final = struct.Struct(">IIQ")
@@ -46,11 +48,9 @@ class Logs:
     runtime: list[str]
 
 
-class _RuntimeApi(ThreadingHTTPServer):
-    daemon_threads = True
-
+class _RuntimeApi(LoopbackServer):
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.events: queue.Queue[tuple[bytes, int] | None] = queue.Queue()
         self.results: queue.Queue[Result] = queue.Queue()
 

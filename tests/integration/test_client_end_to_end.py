@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 import requests
@@ -21,19 +21,18 @@ from botocore.credentials import Credentials
 from enable_broker_client import NotAllowed, NoTokenInTime, TokenSource
 from enable_broker_client.requests import BrokerAuth
 from local.fake_enable import Client, FakeEnable, fingerprint
+from tests.servers import LoopbackServer
 
 HOST = "abc123.execute-api.localhost"
 REGION = "eu-west-1"
 CREDENTIALS = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI")
 
 
-class Broker(ThreadingHTTPServer):
+class Broker(LoopbackServer):
     """Mimics the token API: signatures are checked, tokens are those of the fake Enable."""
 
-    daemon_threads = True
-
     def __init__(self, enable: FakeEnable, client: Client) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.enable = enable
         self.client = client
         self.pool = urllib3.PoolManager()
