@@ -1,7 +1,7 @@
 """IAM callers of the token API: making them, and asking as them."""
 
 import json
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Final, Self
 from urllib.parse import urlsplit
 
@@ -11,43 +11,10 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from broker_cli.api import Response, embedded_url
 from local.embedded_aws import REGION
 
 _POOL: Final = urllib3.PoolManager(maxsize=64, retries=False, timeout=30.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """What the API returned; its repr contains no token.
-
-    Attributes:
-        status: the HTTP status.
-        headers: by lower-case name.
-        body: the JSON object, or `{}` if there was none.
-    """
-
-    status: int
-    headers: dict[str, str]
-    body: dict[str, object] = field(repr=False)
-
-    @classmethod
-    def of(cls, response: urllib3.BaseHTTPResponse) -> Self:
-        """Read a response."""
-        try:
-            body = json.loads(response.data)
-        except ValueError:
-            body = {}
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return cls(status=response.status, headers=headers, body=body)
-
-    @property
-    def access_token(self) -> str:
-        """The token of a 200.
-
-        Raises:
-            KeyError: there is none.
-        """
-        return str(self.body["access_token"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +35,8 @@ class TokenApi:
     @classmethod
     def of(cls, token_api_url: str, endpoint_url: str) -> Self:
         """Translate the stack's `TokenApiUrl` to this machine."""
-        url = urlsplit(token_api_url)
-        api_id = (url.hostname or "").split(".")[0]
-        host = f"{api_id}.execute-api.localhost:{urlsplit(endpoint_url).port}"
-        return cls(endpoint_url, host=host, stage=url.path.strip("/"))
+        url, host = embedded_url(token_api_url, endpoint_url)
+        return cls(endpoint_url, host=host, stage=urlsplit(url).path.strip("/"))
 
     @property
     def api_id(self) -> str:
@@ -93,7 +58,8 @@ class TokenApi:
         if credentials:
             SigV4Auth(credentials, "execute-api", REGION).add_auth(request)
         signed = dict(request.headers.items())
-        return Response.of(_POOL.request(method, url, headers=signed, body=body or None))
+        response = _POOL.request(method, url, headers=signed, body=body or None)
+        return Response.of(response.status, response.headers, response.data)
 
     def get(self, path: str, credentials: Credentials | None) -> Response:
         """GET a path, signed or anonymously."""

@@ -19,12 +19,13 @@ from rich.live import Live
 from rich.padding import Padding
 from rich.table import Table
 
+from broker_cli.api import Response
 from broker_cli.aws import Stack
 from broker_cli.console import is_plain
 from broker_cli.render import GrantRow, StatusView
 from broker_cli.status import look
 from local.broker_stack import STACK_NAME, BrokerStack, wait_until
-from local.callers import Response, create_role, create_user
+from local.callers import create_role, create_user
 from local.embedded_aws import EmbeddedAws, EmbeddedAwsFailed
 from local.fake_enable import Client, FakeEnable
 from token_vendor.vend import GrantState

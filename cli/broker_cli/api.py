@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 import boto3
@@ -28,11 +28,50 @@ _TIMEOUT: Final = timedelta(seconds=32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What the token API returned; its repr contains no token."""
+    """What the token API returned; its repr contains no token.
+
+    Attributes:
+        status: the HTTP status.
+        headers: by lower-case name.
+        body: the JSON object, or `{}` if there was none.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: Mapping[str, object] = field(repr=False)
+
+    @classmethod
+    def of(cls, status: int, headers: Mapping[str, str], content: bytes) -> Self:
+        """Read a response's parts."""
+        try:
+            body = json.loads(content)
+        except ValueError:
+            body = {}
+        return cls(
+            status=status,
+            headers={name.lower(): value for name, value in headers.items()},
+            body=body if isinstance(body, dict) else {},
+        )
+
+    @property
+    def access_token(self) -> str:
+        """The token of a 200.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return str(self.body["access_token"])
+
+
+def embedded_url(token_api_url: str, endpoint_url: str) -> tuple[str, str]:
+    """Where the embedded AWS at `endpoint_url` serves a token API.
+
+    Returns:
+        The URL of its stage, and the Host header by which the API is found.
+    """
+    url, endpoint = urlsplit(token_api_url), urlsplit(endpoint_url)
+    api_id = (url.hostname or "").split(".")[0]
+    return f"{endpoint_url}{url.path}", f"{api_id}.execute-api.localhost:{endpoint.port}"
 
 
 class TokenApi:
@@ -54,11 +93,9 @@ class TokenApi:
             )
         self._region = session.region_name
         self._url, self._host = url.rstrip("/"), None
-        endpoint = urlsplit(session.client("sts").meta.endpoint_url)
-        if is_loopback(endpoint.hostname or ""):
-            api_id = parts.hostname.split(".")[0]
-            self._url = f"{endpoint.scheme}://{endpoint.netloc}{parts.path}"
-            self._host = f"{api_id}.execute-api.localhost:{endpoint.port}"
+        endpoint = session.client("sts").meta.endpoint_url
+        if is_loopback(urlsplit(endpoint).hostname or ""):
+            self._url, self._host = embedded_url(self._url, endpoint.rstrip("/"))
 
     def token(self, grant: str, session: boto3.Session | None, query: str = "") -> Response:
         """Ask for a grant's token; the rest as `get`."""
@@ -101,10 +138,4 @@ class TokenApi:
                 "check the network; a private API (VpcEndpointIds) responds inside its VPC alone",
                 ExitCode.AWS,
             ) from None
-        try:
-            body = json.loads(response.body)
-        except ValueError:
-            body = {}
-        names = {name.lower(): value for name, value in response.headers.items()}
-        body = body if isinstance(body, dict) else {}
-        return Response(status=response.status, headers=names, body=body)
+        return Response.of(response.status, response.headers, response.body)

@@ -49,7 +49,7 @@ def token(
         response = api.token(grant, session, f"?min_ttl={min_ttl}" if min_ttl else "")
     if response.status != 200:
         raise refusal(response, grant)
-    value = str(response.body["access_token"])
+    value = response.access_token
     say(f"Authorization: Bearer {value}" if header else value)
 
 

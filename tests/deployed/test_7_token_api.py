@@ -12,8 +12,9 @@ import pytest
 import urllib3
 from botocore.credentials import Credentials
 
+from broker_cli.api import Response
 from local.broker_stack import wait_until
-from local.callers import Response, create_role, create_user
+from local.callers import create_role, create_user
 from tests.deployed.conftest import LIFETIME, STANDARD_GRANTS, Deployed
 from token_broker.models import fingerprint, rfc3339
 
