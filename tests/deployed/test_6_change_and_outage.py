@@ -52,6 +52,15 @@ def current_version(deployed: Deployed) -> str:
     return secret["VersionId"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def secret_of_other_files(renewed: Deployed, enable_client: Client) -> Iterator[None]:
+    """Whatever file comes next in this process expects Enable to accept the client's secret."""
+    yield
+    renewed.enable.change_secret(enable_client.client_id, enable_client.client_secret)
+    renewed.stack.store_secret(enable_client)
+    renewed.stack.refresh({"force": True})
+
+
 @pytest.mark.parametrize("enable_is_changed", ["before", "at the same time", "after"])
 def test_changing_the_secret_fails_no_caller(
     renewed: Deployed, enable_client: Client, enable_is_changed: str

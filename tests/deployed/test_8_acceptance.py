@@ -11,7 +11,7 @@ import pytest
 
 from local.broker_stack import ROOT, wait_until
 from local.embedded_aws import REGION
-from local.fake_enable import Client
+from local.fake_enable import Client, FakeEnable
 from tests.deployed.conftest import Deployed
 from tools.acceptance.account import ROLE
 from tools.acceptance.life import ONE, TWO
@@ -23,13 +23,15 @@ PLACES = [(ONE, REGION), (TWO, REGION), (ONE, SECOND_REGION)]
 
 
 @contextmanager
-def started(deployed: Deployed, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def started(
+    deployed: Deployed, enable: FakeEnable, *arguments: str
+) -> Iterator[subprocess.Popen[str]]:
     """A run as the account's administrator, with the artifacts that are deployed."""
     own = deployed.stack.aws.environ(deployed.stack.account)
     environ = {**own, "TMPDIR": str(deployed.stack.aws.folder / "tmp"), "NO_COLOR": "1"}
     typed = ["--yes", "--read-only", "--region", REGION, "--second-region", SECOND_REGION]
     typed += ["--build-dir", str(deployed.stack.build_folder)]
-    typed += ["--parameter", f"TokenUrl={deployed.enable.token_url}"]
+    typed += ["--parameter", f"TokenUrl={enable.token_url}"]
     typed += ["--parameter", "Architecture=x86_64", "--parameter", "RefreshAheadSeconds=30"]
     process = subprocess.Popen(
         [sys.executable, "-m", "tools.acceptance", *typed, *arguments],
@@ -73,9 +75,9 @@ def credentials(tmp_path: Path, enable_client: Client) -> Path:
 
 
 def test_stacks_live_side_by_side_by_few_rights_and_nothing_is_left(
-    deployed: Deployed, credentials: Path
+    deployed: Deployed, enable: FakeEnable, credentials: Path
 ):
-    with started(deployed, "--credentials", str(credentials)) as process:
+    with started(deployed, enable, "--credentials", str(credentials)) as process:
         output, _ = process.communicate()
     assert process.returncode == 0, output
     assert "✗" not in output
@@ -85,8 +87,8 @@ def test_stacks_live_side_by_side_by_few_rights_and_nothing_is_left(
     assert there(deployed) == []
 
 
-def test_interrupted_run_removes_what_it_made(deployed: Deployed):
-    with started(deployed) as process:
+def test_interrupted_run_removes_what_it_made(deployed: Deployed, enable: FakeEnable):
+    with started(deployed, enable) as process:
         wait_until(lambda: ONE in there(deployed), seconds=600, what="the first stack")
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate()
