@@ -55,12 +55,13 @@ def world() -> World:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
-    """Every thread that is started."""
+    """Every thread that the test's own starts; a server of another test may start its own."""
     started: list[threading.Thread] = []
     start = threading.Thread.start
 
     def counted(thread: threading.Thread) -> None:
-        started.append(thread)
+        if threading.current_thread() is threading.main_thread():
+            started.append(thread)
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", counted)
