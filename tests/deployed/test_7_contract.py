@@ -48,13 +48,13 @@ CONFORMANCE = [
     checks.negative_data_rejection,
 ]
 PLAN = [
-    ("getToken", GenerationMode.POSITIVE, 350),
-    ("getToken", GenerationMode.NEGATIVE, 450),
-    ("reportRejection", GenerationMode.POSITIVE, 250),
-    ("reportRejection", GenerationMode.NEGATIVE, 450),
-    ("listGrants", GenerationMode.POSITIVE, 100),
-    ("requestToken", GenerationMode.POSITIVE, 250),
-    ("requestToken", GenerationMode.NEGATIVE, 450),
+    ("getToken", GenerationMode.POSITIVE, 60),
+    ("getToken", GenerationMode.NEGATIVE, 60),
+    ("reportRejection", GenerationMode.POSITIVE, 40),
+    ("reportRejection", GenerationMode.NEGATIVE, 60),
+    ("listGrants", GenerationMode.POSITIVE, 10),
+    ("requestToken", GenerationMode.POSITIVE, 60),
+    ("requestToken", GenerationMode.NEGATIVE, 60),
 ]
 
 
@@ -559,12 +559,7 @@ def test_responses_to_generated_requests_follow_the_contract(
         check_case()
 
 
-def test_generated_requests_were_many_and_of_every_kind(tally: Tally):
-    by_function = Counter[str]()
-    for (name, _, kind), number in tally.seen.items():
-        if kind is None or not kind.endswith("Exception"):
-            by_function[name] += number
-    assert by_function.total() >= 2_000
+def test_generated_requests_were_of_every_kind(tally: Tally):
     assert tally.seen.total() == sum(number for _, _, number in PLAN)
     assert tally.seen.keys() >= {
         ("getToken", 200, None),
@@ -586,5 +581,5 @@ def test_generated_requests_were_many_and_of_every_kind(tally: Tally):
 
 def test_no_request_put_a_token_into_the_log(renewed: Deployed):
     lines = "\n".join(log_lines(renewed))
-    assert lines.count("START RequestId") > 2_000
+    assert lines.count("START RequestId") > 100
     assert not [token for token in renewed.enable.issued_tokens() if token in lines]

@@ -237,6 +237,8 @@ ONCE = {
     "read:activity read:deals read:users": 1,
 }
 """Each grant's scope, requested once."""
+POLLING = 8
+"""Callers that poll at once, two for each grant."""
 
 
 def delete_all_tokens(deployed: Deployed) -> None:
@@ -251,12 +253,12 @@ def nothing_is_due(deployed: Deployed) -> bool:
     return {outcome["state"] for outcome in outcomes.values()} == {"not_due"}
 
 
-def test_all_tokens_deleted_while_20_callers_poll_are_renewed(renewed: Deployed):
+def test_all_tokens_deleted_while_callers_poll_are_renewed(renewed: Deployed):
     """Every caller that waits for Retry-After gets the new token; nobody is refused for longer
     than the second in which a vendor does not look again, once that token is stored.
     """
     responses: list[tuple[str, datetime, int]] = []
-    together = threading.Barrier(21, timeout=60)
+    together = threading.Barrier(POLLING + 1, timeout=60)
     lasting = f"min_ttl={int(LIFETIME.total_seconds()) + 1}"
 
     def poll(number: int) -> bool:
@@ -279,8 +281,8 @@ def test_all_tokens_deleted_while_20_callers_poll_are_renewed(renewed: Deployed)
     renewed.enable.token_lifetime = 4 * LIFETIME  # the schedule has nothing to do meanwhile
     renewed.stack.refresh({"force": True})
     wait_until(lambda: nothing_is_due(renewed), seconds=30, what="the schedule's own run to end")
-    with ThreadPoolExecutor(20) as callers:
-        recovered = callers.map(poll, range(20))
+    with ThreadPoolExecutor(POLLING) as callers:
+        recovered = callers.map(poll, range(POLLING))
         together.wait()
         requests_before = len(renewed.enable.token_requests)
         delete_all_tokens(renewed)
