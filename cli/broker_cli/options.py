@@ -18,12 +18,17 @@ _SAMCONFIG = Path(__file__).resolve().parents[2] / "samconfig.toml"
 
 
 def default_stack() -> str:
-    """What `sam deploy` would deploy from this checkout."""
+    """What `sam deploy` would deploy from this checkout; without one, a release's name."""
     try:
         config = tomllib.loads(_SAMCONFIG.read_text(encoding="utf-8"))
         return str(config["default"]["global"]["parameters"]["stack_name"])
     except (OSError, ValueError, KeyError):
-        return "enable-token-broker-dev"
+        return "enable-token-broker"
+
+
+def default_grants_file() -> Path:
+    """This checkout's grants.toml; without one, that of the current folder."""
+    return GRANTS_FILE if GRANTS_FILE.is_file() else Path(GRANTS_FILE.name)
 
 
 def read_grants(file: Path) -> GrantsFile:
@@ -75,7 +80,7 @@ StackName = Annotated[
         envvar="BROKER_STACK",
         help="The deployed stack.",
         default_factory=default_stack,
-        show_default="samconfig.toml's",
+        show_default="samconfig.toml's, or enable-token-broker",
     ),
 ]
 Json = Annotated[
@@ -87,8 +92,8 @@ Grants = Annotated[
         "--grants-file",
         envvar="BROKER_GRANTS_FILE",
         help="The grants.toml that was deployed.",
-        default_factory=lambda: GRANTS_FILE,
-        show_default="this checkout's",
+        default_factory=default_grants_file,
+        show_default="this checkout's, or ./grants.toml",
     ),
 ]
 GrantName = Annotated[

@@ -13,7 +13,11 @@ from broker_cli.verify.result import REFRESHER, Deployment, Failed, NotChecked, 
 if TYPE_CHECKING:
     from types_boto3_scheduler.type_defs import GetScheduleOutputTypeDef
 
-EVENTS: Final = Path(__file__).resolve().parents[3] / "events"
+_HERE: Final = Path(__file__).resolve()
+_PACKAGED: Final = _HERE.parents[1] / "events"
+EVENTS: Final = _PACKAGED if _PACKAGED.is_dir() else _HERE.parents[3] / "events"
+"""What AWS sends: in the wheel of `broker`, or else in the checkout."""
+
 _SCHEDULE, _RULE = f"{REFRESHER}Schedule", f"{REFRESHER}SecretChanged"
 
 
