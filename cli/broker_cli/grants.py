@@ -1,17 +1,15 @@
 """`broker grants`: makes, checks and publishes a grants file, the input of a deployment."""
 
-import io
-import zipfile
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from broker_cli.archives import zipped
 from broker_cli.aws import CONFIG, new_session
 from broker_cli.console import say, say_json, working
 from broker_cli.failures import ExitCode, Failure
-from broker_cli.options import Json, StackName, examples, help_of
-from token_broker.grants import GRANTS_FILE
+from broker_cli.options import Json, StackName, default_grants_file, examples, help_of
 from token_refresher.check_grants import faults
 
 PARAMETER: Final = "GrantsLayerArn"
@@ -34,7 +32,6 @@ scope = ["read:deals"]
 """
 
 _NEW: Final = Path("grants.toml")
-_ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 app = typer.Typer(help="The grants file.", no_args_is_help=True)
 
@@ -60,7 +57,12 @@ def init(
 
 
 def check(
-    file: Annotated[Path, typer.Argument(help="By default this checkout's.")] = GRANTS_FILE,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            default_factory=default_grants_file, show_default="this checkout's, or ./grants.toml"
+        ),
+    ],
     json: Json = False,
 ) -> None:
     """Check a grants file as the build does; exits with 1 and names each fault if it is faulty."""
@@ -108,17 +110,13 @@ def publish(
         say_json({"parameter": PARAMETER, "value": arn})
     else:
         say(f"{PARAMETER}={arn}")
-        say(f"next:  sam deploy --parameter-overrides {PARAMETER}={arn}", stderr=True)
+        say(f"next:  broker deploy {PARAMETER}={arn}", stderr=True)
+        say(f"or:    sam deploy --parameter-overrides {PARAMETER}={arn}", stderr=True)
 
 
 def archive(text: str) -> bytes:
     """A layer's zip, with the file where the functions look for it; the same for the same text."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as layer:
-        entry = zipfile.ZipInfo("python/grants.toml", _ZIP_EPOCH)
-        entry.external_attr = 0o100644 << 16
-        layer.writestr(entry, text)
-    return content.getvalue()
+    return zipped([("python/grants.toml", text.encode())])
 
 
 def _read(file: Path) -> str:

@@ -15,6 +15,7 @@ from broker_cli import (
     audit,
     block,
     cleanup,
+    deploy,
     doctor,
     explain,
     failed_runs,
@@ -136,6 +137,13 @@ _add(
 )
 _add(block.block, "block", _ACT, "broker block deals --reason 'token leaked, case 1234'")
 _add(block.unblock, "unblock", _ACT, "broker unblock deals")
+_add(
+    deploy.deploy,
+    "deploy",
+    _ACT,
+    "broker deploy --bucket my-artifacts AlarmEmail=ops@example.com",
+    "broker deploy GrantsLayerArn=arn:aws:lambda:…:layer:…:7",
+)
 _add(cleanup.cleanup, "cleanup", _ACT, "broker cleanup --stack enable-token-broker-dev")
 app.add_typer(grants.app, name="grants", rich_help_panel=_CALLERS)
 _add(

@@ -1,10 +1,8 @@
 """The pure parts of the command line: spans, errors, policies, locks, checks, and its help."""
 
 import inspect
-import io
 import json
 import re
-import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +19,7 @@ from botocore.exceptions import (
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from broker_cli import doctor, grants
+from broker_cli import doctor
 from broker_cli.api import Response
 from broker_cli.audit import event_json
 from broker_cli.aws import Stack
@@ -457,14 +455,6 @@ def test_faulty_grants_are_not_published(tmp_path: Path):
         ExitCode.WRONG,
         "grants.toml: grants.a: scope is empty; name at least one Enable scope\n",
     )
-
-
-def test_grants_layer_is_the_same_bytes_for_the_same_text():
-    layer = grants.archive("[grants.a]")
-    assert layer == grants.archive("[grants.a]")
-    with zipfile.ZipFile(io.BytesIO(layer)) as archive:
-        assert archive.namelist() == ["python/grants.toml"]
-        assert archive.read("python/grants.toml") == b"[grants.a]"
 
 
 def test_missing_grants_file_is_a_usage_error(tmp_path: Path):
