@@ -107,6 +107,16 @@ lock: .venv/.installed ## Pin the newest versions that fit together into require
 	    requirements/$$set.in -o requirements/$$set.txt; \
 	done
 
+##@ Release
+
+.PHONY: release
+release: .venv/.installed .venv-audit/.installed ## Write dist/: template, zips, wheels, Node package, bills and sums (DRAFT=1: between two releases)
+	@$(PYTHON) -m tools.release $(if $(DRAFT),--draft)
+
+.PHONY: release-check
+release-check: .venv/.installed .venv-audit/.installed ## Build dist/ again on another path, compare every byte, and install its wheels
+	@$(PYTHON) -m tools.release --check
+
 ##@ Deploy
 
 .PHONY: deploy

@@ -106,16 +106,21 @@ def _run(*command: str) -> str:
     return run.stdout
 
 
+def write_bills(folder: Path) -> None:
+    """Write the bill of each artifact into a folder."""
+    for artifact, pins in ARTIFACTS.items():
+        file = folder / f"{artifact}.cdx.json"
+        file.write_text(json.dumps(bill(artifact), indent=2) + "\n")
+        print(f"{file.name}: {len(pinned(pins))} packages")
+
+
 def main() -> None:
     """Write the page and the bills."""
     PAGE.write_text(page())
     print(PAGE.relative_to(ROOT))
     folder = ROOT / "dist"
     folder.mkdir(exist_ok=True)
-    for artifact, pins in ARTIFACTS.items():
-        file = folder / f"{artifact}.cdx.json"
-        file.write_text(json.dumps(bill(artifact), indent=2) + "\n")
-        print(f"{file.relative_to(ROOT)}: {len(pinned(pins))} packages")
+    write_bills(folder)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,15 @@ import yaml
 from tests.template.test_template import ROOT
 
 WORKFLOWS = [
-    f for f in sorted((ROOT / ".github" / "workflows").iterdir()) if f.stem != "acceptance"
+    f
+    for f in sorted((ROOT / ".github" / "workflows").iterdir())
+    if f.stem not in {"acceptance", "release"}
 ]
 TARGETS = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text()))
 
 
 ACCEPTANCE = ROOT / ".github" / "workflows" / "acceptance.yml"
+RELEASE = ROOT / ".github" / "workflows" / "release.yml"
 PINNED = r"(actions|aws-actions)/[a-z-]+@[0-9a-f]{40}"
 
 
@@ -56,3 +59,39 @@ def test_workflow_pins_actions_by_commit_needs_no_secret_and_calls_make(file: Pa
                 assert step["run"].removeprefix("make ") in TARGETS
     pinned = re.findall(r"uses: \S+ # v[0-9]+\.[0-9]+\.[0-9]+$", text, re.MULTILINE)
     assert len(pinned) == text.count("uses:") > 0
+
+
+def test_release_is_built_without_a_permission_and_published_without_a_secret():
+    text = RELEASE.read_text()
+    workflow = yaml.safe_load(text)
+    assert set(workflow[True]) == {"push"}
+    assert set(workflow[True]["push"]) == {"tags"}
+    assert "secrets." not in text
+    assert "github.event" not in text
+    assert workflow["permissions"] == {"contents": "read"}
+    permissions = {name: job.get("permissions", {}) for name, job in workflow["jobs"].items()}
+    identity = {"contents": "read", "id-token": "write"}
+    assert permissions == {
+        "build": {},  # it runs what packages bring, and gets no identity
+        "publish": {"contents": "write", "id-token": "write", "attestations": "write"},
+        "pypi": identity,
+        "npm": identity,
+    }
+    for name in ("pypi", "npm"):
+        job = workflow["jobs"][name]
+        assert job["if"] == f"vars.PUBLISH_TO_{name.upper()} == 'true'"
+        assert job["environment"] == name
+    pinned = re.findall(rf"uses: {PINNED} # v[0-9]+\.[0-9]+\.[0-9]+$", text, re.MULTILINE)
+    assert len(pinned) == text.count("uses:") > 0
+    assert text.count("checkout@") == text.count("persist-credentials: false")
+
+
+def test_release_is_made_checked_and_verified_before_it_is_published():
+    jobs = yaml.safe_load(RELEASE.read_text())["jobs"]
+    made = [step.get("run", "") for step in jobs["build"]["steps"]]
+    assert {"make release", "make release-check"} <= set(made)
+    published = [step.get("run", step.get("uses")) for step in jobs["publish"]["steps"]]
+    assert published[1] == "cd dist && sha256sum --check SHA256SUMS"
+    assert published[2].startswith("actions/attest-build-provenance@")
+    assert jobs["publish"]["needs"] == "build"
+    assert jobs["pypi"]["needs"] == jobs["npm"]["needs"] == "publish"
