@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from botocore.credentials import Credentials
 
+from broker_cli.api import Response
 from local.broker_stack import ROOT, BrokerStack, wait_until
 from local.callers import create_role, create_user
 from local.embedded_aws import ACCOUNT, EmbeddedAws
@@ -112,8 +113,35 @@ def deployed(source: Path, embedded_aws: EmbeddedAws, enable_client: Client) -> 
         assert leaks(all_places(stack, source), secrets) == set()
 
 
+@dataclass(frozen=True)
+class BeforeTheSecret:
+    """What a deployment without a secret returned.
+
+    Attributes:
+        caller: the response to one who may have a token.
+        operator: the error of a run.
+        token_requests: how many Enable had received.
+    """
+
+    caller: Response
+    operator: dict[str, object]
+    token_requests: int
+
+
 @pytest.fixture(scope="session")
-def renewed(deployed: Deployed, enable_client: Client) -> Deployed:
+def before_the_secret(deployed: Deployed) -> BeforeTheSecret:
+    """Looked at before any other test can store one."""
+    return BeforeTheSecret(
+        caller=deployed.get("/tokens/deals", "user for deals"),
+        operator=deployed.stack.refresh({}),
+        token_requests=len(deployed.enable.token_requests),
+    )
+
+
+@pytest.fixture(scope="session")
+def renewed(
+    deployed: Deployed, enable_client: Client, before_the_secret: BeforeTheSecret
+) -> Deployed:
     """The deployment once the schedule, and nothing else, has brought the first tokens."""
     deployed.stack.store_secret(enable_client)
     wait_until(
