@@ -34,7 +34,7 @@ down: .venv/.installed ## End what `make up` started
 ##@ Develop
 
 .PHONY: test
-test: .venv/.installed lint ## Lint, types and all tests, with coverage
+test: .venv/.installed lint node-client ## Lint, types and all tests, with coverage
 	@$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=10
 
 .PHONY: test-unit
@@ -130,7 +130,7 @@ acceptance: .venv/.installed ## Stacks' whole life in a test account, removed at
 
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf .venv .venv-audit .venv-mutants .uv dist .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-audit .venv-mutants .uv .node dist .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 .PHONY: help
 help:
@@ -167,6 +167,25 @@ help:
 	@VIRTUAL_ENV=$(CURDIR)/.venv-mutants $(UV) pip sync --quiet --require-hashes requirements/mutants.txt
 	@below=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	  echo "import site; site.addsitedir('$$below')" > "$${below/.venv/.venv-mutants}/below.pth"
+	@touch $@
+
+# The Node client is built in .node: nothing is installed beside its source.
+.PHONY: node-client
+node-client:
+	@if node --version 2>&1 | grep -qE '^v([2-9][0-9]|[1-9][0-9]{2})\.' && command -v npm >/dev/null; \
+	  then $(MAKE) --no-print-directory .node/.built; \
+	  else echo "Node 20 or newer, with npm, is missing: the tests of clients/node are skipped"; fi
+
+.node/.installed: clients/node/package.json
+	@echo "installing the pinned packages of the Node client into .node"
+	@mkdir -p .node && cp $< .node
+	@cd .node && npm install --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error
+	@touch $@
+
+.node/.built: .node/.installed $(shell find clients/node -type f)
+	@rm -rf .node/dist .node/src .node/test
+	@cp -R clients/node/. .node
+	@cd .node && npm run --silent build
 	@touch $@
 
 # ── What `sam build` calls: one target for each artifact ─────────────────────────────────────────

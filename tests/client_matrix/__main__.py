@@ -32,6 +32,8 @@ def main() -> int:
         print(json.dumps(_conditions(options.way, options.port, seconds)))
         return 0
     ways = [options.way] if options.way else WAYS
+    if "node" not in WAYS:
+        print("node: skipped, for want of Node 20 or of `make node-client`")
     at_once = len(ways) if options.short else 1
     print(
         f"{len(ways) * len(CONDITIONS)} cells, {seconds:.0f} s each; budget {BUDGET} s", flush=True

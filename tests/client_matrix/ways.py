@@ -24,11 +24,13 @@ from enable_broker_client import HttpTransport, Request, Response, TokenSource
 from enable_broker_client.clock import SteadyClock
 from tests.client_matrix.cases import BUDGET, CONDITIONS, GRANTS
 from tests.client_matrix.judge import Judge, Machine, World, merged
+from tests.client_matrix.node import NodeProcess, NodeSource
 
 logging.getLogger("enable_broker_client").addHandler(logging.NullHandler())
 
 _ORIGIN = "https://enable.example"
 _PAUSE_SECONDS = 0.1
+_REGION = "eu-west-1"
 
 type Result = dict[str, Any]
 
@@ -55,22 +57,24 @@ class Service:
         self.world = World(CONDITIONS[cell.condition])
         self.ends_at = self.world.started_at + cell.seconds
         path = quote(f"{cell.way}|{cell.condition}|{os.getpid()}")
-        clock = SteadyClock(wall=self.world.wall)
+        self.url = f"http://127.0.0.1:{cell.port}/{path}/v1"
+        self.clock = SteadyClock(wall=self.world.wall)
         self.transport = HttpTransport()
         self.refuses = bool(self.world.condition.times("enable"))
-        self.sources = {
-            grant: TokenSource(
-                f"http://127.0.0.1:{cell.port}/{path}/v1",
-                grant,
-                session=_Session(),
-                region="eu-west-1",
-                retry_budget=timedelta(seconds=BUDGET),
-                transport=self.send,
-                clock=clock,
-            )
-            for grant in GRANTS
-        }
+        self.sources = {grant: self.source(grant) for grant in GRANTS}
         self.judge = Judge(self.world, Machine())
+
+    def source(self, grant: str) -> TokenSource:
+        """The source of a grant."""
+        return TokenSource(
+            self.url,
+            grant,
+            session=_Session(),
+            region=_REGION,
+            retry_budget=timedelta(seconds=BUDGET),
+            transport=self.send,
+            clock=self.clock,
+        )
 
     def send(self, request: Request) -> Response:
         """The client's own transport; how long the machine has slept goes with the request."""
@@ -131,9 +135,32 @@ class Service:
                 await anyio.sleep(_PAUSE_SECONDS)
 
 
+class NodeService(Service):
+    """As `Service`, with sources of the Node client in a process of its own."""
+
+    def __init__(self, cell: Cell, node: NodeProcess) -> None:
+        self.node = node
+        super().__init__(cell)
+
+    def source(self, grant: str) -> NodeSource:
+        """The source of a grant."""
+        facts = {
+            "url": self.url,
+            "grant": grant,
+            "region": _REGION,
+            "budget": BUDGET,
+            "startedAt": self.world.started_at,
+            "events": self.world.condition.events,
+        }
+        return NodeSource(self.node, self.world.condition.name + grant, facts)
+
+
 def run_all(cells: Sequence[Cell]) -> list[Result]:
     """The cells of one way, all at once, in this process and those that the way starts."""
     way = cells[0].way
+    if way == "node":
+        with NodeProcess() as node:
+            return _side_by_side(lambda cell: NodeService(cell, node).in_threads(), cells)
     return _spawned(cells) if way == "spawn" else _side_by_side(_WAYS[way], cells)
 
 

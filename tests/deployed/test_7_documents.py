@@ -15,9 +15,10 @@ from local.broker_stack import ROOT
 from local.callers import create_user
 from local.embedded_aws import REGION
 from tests.deployed.conftest import LIFETIME, Deployed
+from tests.node_client import BUILT, NO_NODE, is_built
 
 BLOCK = re.compile(
-    r"<!-- runs(?P<how>[^\n]*) -->\n```(?P<kind>sh|python)\n(?P<code>.*?)```", re.DOTALL
+    r"<!-- runs(?P<how>[^\n]*) -->\n```(?P<kind>sh|python|js)\n(?P<code>.*?)```", re.DOTALL
 )
 
 
@@ -44,14 +45,19 @@ def _examples(page: str) -> Iterator[Example]:
         )
 
 
-PAGES = ("README.md", "docs/callers.md", "clients/python/README.md")
+PAGES = ("README.md", "docs/callers.md", "clients/python/README.md", "clients/node/README.md")
+COMMANDS = {
+    "sh": ["bash", "-e", "-c"],
+    "python": [sys.executable, "-c"],
+    "js": ["node", "--input-type=module", "-e"],
+}
 EXAMPLES = [example for page in PAGES for example in _examples(page)]
 
 
 def run(deployed: Deployed, example: Example, caller: str, folder: Path) -> tuple[int, str, str]:
     """Run an example with nothing set but what the page says; exit code, output, errors."""
     api, credentials = deployed.stack.api, deployed.callers[caller]
-    # curl finds *.localhost by itself; Python needs the host in a variable.
+    # curl finds *.localhost by itself; Python and node need the host in a variable.
     url = f"http://{api.host}" if example.kind == "sh" else api.endpoint_url
     environ = {
         "PATH": os.environ["PATH"],
@@ -65,8 +71,11 @@ def run(deployed: Deployed, example: Example, caller: str, folder: Path) -> tupl
     }
     if credentials.token:
         environ["AWS_SESSION_TOKEN"] = credentials.token
+    if example.kind == "js":
+        (folder / "node_modules").mkdir()
+        (folder / "node_modules/enable-broker-client").symlink_to(BUILT)
     ended = subprocess.run(
-        [*(["bash", "-e"] if example.kind == "sh" else [sys.executable]), "-c", example.code],
+        [*COMMANDS[example.kind], example.code],
         env=environ,
         cwd=folder,
         stdin=subprocess.DEVNULL,
@@ -83,6 +92,7 @@ def test_pages_have_examples_that_run():
     assert kinds.count(("docs/callers.md", "python")) >= 4
     assert kinds.count(("docs/callers.md", "sh")) >= 3
     assert ("README.md", "python") in kinds
+    assert ("clients/node/README.md", "js") in kinds
     marked = sum((ROOT / page).read_text(encoding="utf-8").count("<!-- runs") for page in PAGES)
     assert len(EXAMPLES) == marked
 
@@ -96,6 +106,8 @@ def test_first_call_takes_no_more_than_ten_lines():
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: f"{e.page}:{e.line}")
 def test_example_works_as_it_stands(renewed: Deployed, tmp_path: Path, example: Example):
+    if example.kind == "js" and not is_built():
+        pytest.skip(NO_NODE)
     code, output, errors = run(renewed, example, example.caller, tmp_path)
     assert code == 0, errors
     if example.kind == "sh":
