@@ -182,7 +182,7 @@ node-client:
 	@cd .node && npm install --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error
 	@touch $@
 
-.node/.built: .node/.installed $(shell find clients/node -type f)
+.node/.built: .node/.installed $(wildcard clients/node/* clients/node/*/*)
 	@rm -rf .node/dist .node/src .node/test
 	@cp -R clients/node/. .node
 	@cd .node && npm run --silent build

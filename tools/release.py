@@ -158,10 +158,8 @@ def write_node(root: Path, dist: Path) -> None:
     elif not shutil.which("npm"):
         print("no Node package: npm is not on the PATH")
     else:
-        if not (package / "node_modules").is_dir():
-            _run("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", cwd=package)
-        _run("npm", "run", "build", cwd=package)
-        _run("npm", "pack", "--pack-destination", dist, cwd=package)
+        _run("make", "--silent", "node-client", cwd=root)
+        _run("npm", "pack", "--pack-destination", dist, cwd=root / ".node")
 
 
 def write_sums(dist: Path) -> None:

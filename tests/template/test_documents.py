@@ -15,7 +15,13 @@ from tests.template.test_template import ROOT, template
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
-RUN = {"README.md", "clients/python/README.md", "docs/callers.md", "docs/operate.md"}
+RUN = {
+    "README.md",
+    "clients/node/README.md",
+    "clients/python/README.md",
+    "docs/callers.md",
+    "docs/operate.md",
+}
 """The pages whose examples tests/deployed/test_7_*.py run."""
 HOW = re.compile(r"<!-- (runs|by hand: |needs a real account)[^\n]* -->\n\Z")
 
