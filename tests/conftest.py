@@ -30,12 +30,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+SLOW_SECONDS = 20
+"""A test that takes longer says why, with the mark `slow`."""
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the figures that tests have recorded."""
+    """Print the figures that tests have recorded, and which tests were slow for no reason given.
+
+    What a session has set up counts for the test that came first, hence only calls.
+    """
     for report in terminalreporter.getreports("passed"):
+        if report.when != "call":
+            continue
         for name, value in report.user_properties:
-            if name == "figure" and report.when == "call":
+            if name == "figure":
                 terminalreporter.write_line(str(value))
+        if report.duration > SLOW_SECONDS and "slow" not in report.keywords:
+            terminalreporter.write_line(f"{report.duration:.0f} s, no reason: {report.nodeid}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+import pytest
 import urllib3
 from botocore.credentials import Credentials
 
@@ -60,6 +61,7 @@ def client_in_20_threads(deployed: Deployed, caller: str) -> Iterator[Counter[ob
             thread.join()
 
 
+@pytest.mark.slow("two lifetimes of a token")
 def test_schedule_renews_before_expiry_and_the_predecessor_is_served_until_then(
     renewed: Deployed,
 ):

@@ -165,6 +165,7 @@ def test_outage_of_another_instance_does_not_touch_this_one(
     assert str(error["errorMessage"]).startswith("not renewed: uat-deals:")
 
 
+@pytest.mark.slow("an outage lasts 80 percent of the time that a token has before it is due")
 def test_outage_of_80_percent_of_the_time_before_due_is_invisible_to_callers(renewed: Deployed):
     due_window = LIFETIME / 2
     outage = 0.8 * (LIFETIME - due_window)

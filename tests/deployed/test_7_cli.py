@@ -627,6 +627,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(active, "ACTION_SECONDS", 0.0)
 
 
+@pytest.mark.slow("each command of the CLI starts a process")
 @pytest.mark.usefixtures("impatient")
 def test_documented_rights_are_enough_for_every_command(renewed: Deployed, cli: Cli, good: str):
     rights = documented_rights()

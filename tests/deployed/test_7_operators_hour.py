@@ -20,6 +20,7 @@ from broker_cli.schemas import SCHEMAS
 from local.broker_stack import ROOT
 
 pytestmark = [
+    pytest.mark.slow("`make up`, and every command of a page, one after the other"),
     pytest.mark.timeout(500),
     pytest.mark.skipif(sys.platform == "darwin", reason="its bash is too old for BASH_XTRACEFD"),
 ]

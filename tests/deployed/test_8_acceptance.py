@@ -16,7 +16,7 @@ from tests.deployed.conftest import Deployed
 from tools.acceptance.account import ROLE
 from tools.acceptance.life import ONE, TWO
 
-pytestmark = pytest.mark.timeout(1500)  # six deployments, on a busy machine too
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.slow("six deployments, one after the other")]
 
 SECOND_REGION = "eu-central-1"
 PLACES = [(ONE, REGION), (TWO, REGION), (ONE, SECOND_REGION)]

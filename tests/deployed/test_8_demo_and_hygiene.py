@@ -12,6 +12,7 @@ from tests.deployed.leaks import all_places, files, leaks
 from tools.pictures import DEMO, STATUS, comparable, lines
 
 
+@pytest.mark.slow("`make demo` as a whole")
 def test_demo_is_as_expected_and_leaves_no_secret_behind(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

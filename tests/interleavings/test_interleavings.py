@@ -32,6 +32,7 @@ def _runs_begin_anew() -> Iterator[None]:
     begin.cache_clear()
 
 
+@pytest.mark.slow("millions of interleavings")
 def test_every_interleaving_of_two_runs_keeps_the_properties(
     record_property: Callable[[str, object], None],
 ) -> None:

@@ -235,6 +235,7 @@ def play(seed: int, runs: int = RUNS) -> tuple[World, Counter[str]]:
     return world, counts
 
 
+@pytest.mark.slow("hours of simulated time with each kind of fault")
 def test_no_caller_ever_gets_an_expired_token_or_a_503():
     with _no_waiting():
         world, counts = play(seed=1)
