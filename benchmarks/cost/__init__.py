@@ -36,12 +36,21 @@ BUSY_SECONDS: Final = 0.01
 PEAK: Final = 5
 """The busiest moment against the mean: as many environments stay warm as it needs."""
 
+REFRESHER_METRICS: Final = 3
+"""`SecondsToExpiry`, `DueWindowLeft` and `Renewed`: what is counted while nothing is wrong."""
+
+REFRESHER_METRICS_BY_GRANT: Final = 2
+"""The first two of them."""
+
+VENDOR_METRICS: Final = 1
+"""`Vended`; with MetricsByGrant one more for each grant."""
+
 VEND_LOG_BYTES: Final = 1_250
 """The audit line, the metrics line and Lambda's own three."""
 
-RUN_LOG_BYTES: Final = 400
-GRANT_LOG_BYTES: Final = 850
-"""Lambda's own lines of a refresh run; the audit and the metrics line of each grant."""
+RUN_LOG_BYTES: Final = 720
+GRANT_LOG_BYTES: Final = 420
+"""Lambda's own lines and the metrics line of a refresh run; the audit line of each grant."""
 
 REFRESHER_HOURS: Final = 1
 """How long an environment of the refresher lives; it decrypts every token once."""
@@ -108,8 +117,14 @@ PRICES: Final[Mapping[str, Price]] = {
 """By what they are for; units as in the names, a month for what is kept."""
 
 
-def broker(grants: int, vends: int) -> dict[str, float]:
-    """The units of a month of this stack, by the names of PRICES."""
+def broker(grants: int, vends: int, *, metrics_by_grant: bool = False) -> dict[str, float]:
+    """The units of a month of this stack, by the names of PRICES.
+
+    Args:
+        grants: all of them have callers, if there is any vend.
+        vends: a month.
+        metrics_by_grant: the template's parameter MetricsByGrant.
+    """
     environments = math.ceil(vends / (HOURS * 3600) * BUSY_SECONDS * PEAK)
     vend_reads = min(vends, environments * grants * RUNS)
     interactions = RUNS * (grants + 1) + vend_reads
@@ -120,7 +135,9 @@ def broker(grants: int, vends: int) -> dict[str, float]:
     decrypted = renewals + HOURS / REFRESHER_HOURS * grants
     run_seconds = RUNS * (0.05 + 0.00125 * grants) + renewals * 0.3 / 8
     log_gb = (vends * VEND_LOG_BYTES + RUNS * (RUN_LOG_BYTES + grants * GRANT_LOG_BYTES)) / 1e9
-    vended = 1 + grants if vends else 0
+    metrics = REFRESHER_METRICS + (VENDOR_METRICS if vends else 0)
+    if metrics_by_grant:
+        metrics += grants * (REFRESHER_METRICS_BY_GRANT + (VENDOR_METRICS if vends else 0))
     return {
         "KMS key": 1,
         "KMS requests": decrypted + vend_reads + 2 * renewals,
@@ -133,7 +150,7 @@ def broker(grants: int, vends: int) -> dict[str, float]:
         "Scheduler": RUNS,
         "logs, GB taken in": log_gb,
         "logs, GB kept": log_gb * 0.15,  # 30 days, compressed
-        "metrics": 2 * (1 + grants) + 1 + vended,
+        "metrics": metrics,
         "alarms": ALARMS,
         "alarms, high resolution": HIGH_RESOLUTION_ALARMS,
         "dashboards": 1,

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks import cost
 
+BROKER: Final = "the broker"
 PLOT_GRANTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 COLOURS: Final = ("#1b6ac9", "#c0392b", "#7f8c8d")
 PLOT_VENDS: Final = 100_000
@@ -35,18 +36,21 @@ def main() -> int:
     )
     parser.add_argument("--grants", type=_whole_number, default=4, help="grants (default 4)")
     parser.add_argument("--vends", type=_whole_number, default=0, help="vends a month (default 0)")
+    parser.add_argument("--metrics-by-grant", action="store_true", help="MetricsByGrant is true")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw cost against grants: SVG")
     arguments = parser.parse_args()
     if arguments.plot:
         arguments.plot.write_text(plot(), encoding="utf-8")
     else:
-        Console(highlight=False).print(table(arguments.grants, arguments.vends))
+        units = cost.broker(
+            arguments.grants, arguments.vends, metrics_by_grant=arguments.metrics_by_grant
+        )
+        Console(highlight=False).print(table(arguments.grants, arguments.vends, units))
     return 0
 
 
-def table(grants: int, vends: int) -> Table:
+def table(grants: int, vends: int, units: Mapping[str, float]) -> Table:
     """Each item of the broker with its units, and the totals of the three choices."""
-    units = cost.broker(grants, vends)
     free, full = cost.usd(units), cost.usd(units, has_allowance=False)
     title = f"{grants:,} grants, {vends:,} vends a month"
     rows = Table("item", "units", "USD", "allowances used up", box=None, title=title)
@@ -55,7 +59,7 @@ def table(grants: int, vends: int) -> Table:
     for name in sorted(units, key=lambda name: -full[name]):
         rows.add_row(name, f"{units[name]:,.0f}", f"{free[name]:,.2f}", f"{full[name]:,.2f}")
     rows.add_section()
-    for name, items in _choices(grants, vends).items():
+    for name, items in (_choices(grants, vends) | {BROKER: units}).items():
         totals = [sum(cost.usd(items, has_allowance=has).values()) for has in (True, False)]
         rows.add_row(f"[bold]{name}[/]", "", *(f"[bold]{total:,.2f}[/]" for total in totals))
     return rows
@@ -101,9 +105,9 @@ def _without_scripts(root: ET.Element) -> ET.Element:
     return root
 
 
-def _choices(grants: int, vends: int) -> Mapping[str, Mapping[str, float]]:
+def _choices(grants: int, vends: int) -> dict[str, Mapping[str, float]]:
     return {
-        "the broker": cost.broker(grants, vends),
+        BROKER: cost.broker(grants, vends),
         "a secret in every service": cost.secret_in_every_service(grants),
         "API destinations (they give no token)": cost.api_destinations(vends),
     }

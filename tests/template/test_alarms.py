@@ -7,9 +7,11 @@ from functools import cache
 
 import pytest
 
+from tests.template.test_contract import rows
 from tests.template.test_template import FUNCTIONS, ROOT, template, transformed
 from token_broker.metrics import HIGH_RESOLUTION, METRICS
 from token_broker.metrics import NAMESPACE as OUR_NAMESPACE
+from token_refresher.outcomes import State
 
 NAMESPACE = f"{OUR_NAMESPACE}/${{AWS::StackName}}"
 
@@ -124,10 +126,36 @@ def test_dashboard_shows_every_alarm_and_every_metric_and_no_other():
         if namespace != NAMESPACE:
             assert name in AWS_METRICS[namespace]
         else:
-            assert dimensions in (["service"], ["service", "grant"]) or (name, dimensions) in [
-                ("RenewalFailed", ["service", "grant", "reason"]),
+            assert dimensions == ["service"] or (name, dimensions) in [
+                ("SecondsToExpiry", ["service", "grant"]),  # these three with MetricsByGrant
+                ("DueWindowLeft", ["service", "grant"]),
+                ("Vended", ["service", "grant"]),
                 ("VendRefused", ["service", "reason"]),
             ]
+
+
+def test_dashboard_queries_the_refresher_s_log_for_grants_in_danger():
+    (widget,) = (w for w in dashboard() if w["type"] == "log")
+    source, *commands = widget["properties"]["query"].split(" | ")
+    group = template()["Resources"]["TokenRefresherLogGroup"]["Properties"]["LogGroupName"]
+    assert source == f"SOURCE '{group['Fn::Sub']}'"
+    fields = set(rows("Log fields of a renewal"))
+    queried = set(re.findall(r"latest\((\w+)\)", commands[1]))
+    queried |= set(re.findall(r"(?:ispresent\(|by |and )(\w+)", " | ".join(commands[:2])))
+    assert queried <= fields
+    assert {"grant", "state", "reason", "cause", "seconds_left"} <= queried
+    # A grant that was renewed after it failed is out of danger: its last line decides.
+    assert re.findall(r'state != "(\w+)"', commands[0]) == [State.NOT_DUE]
+    assert commands[2] == f'filter last_state != "{State.RENEWED}"'
+    assert commands[3] == "sort last_seconds_left asc"
+    assert {"last_state", "last_seconds_left"} <= set(re.findall(r" as (\w+)", commands[1]))
+
+
+def test_setting_of_metrics_by_grant_reaches_both_functions_and_is_off_by_default():
+    parameter = template()["Parameters"]["MetricsByGrant"]
+    assert (parameter["Default"], parameter["AllowedValues"]) == ("false", ["true", "false"])
+    variables = template()["Globals"]["Function"]["Environment"]["Variables"]
+    assert variables["METRICS_BY_GRANT"] == {"Ref": "MetricsByGrant"}
 
 
 def test_dashboard_names_the_service_that_emits_the_metric():

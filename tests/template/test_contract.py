@@ -10,8 +10,11 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
+from dataclasses import replace
 from datetime import datetime
 from enum import Enum
+from io import StringIO
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
@@ -27,6 +30,7 @@ from token_refresher import app as refresher
 from token_refresher.backoff import Backoff
 from token_refresher.connection_state import ConnectionState
 from token_refresher.credentials import ClientCredentials
+from token_refresher.due_grant import CORRUPT
 from token_refresher.outcomes import Outcome, RenewReason, State
 from token_vendor import app as vendor
 from token_vendor.audit_record import AuditRecord
@@ -85,27 +89,54 @@ def messages() -> Iterator[str]:
     yield from (f"grant {state.value}" for state in State)
 
 
-def metrics() -> dict[str, set[str]]:
-    """By metric, what it is emitted by: the service, and further dimensions."""
-    found: dict[str, set[str]] = {}
-    for service, function in FUNCTIONS.items():
-        source = ast.parse(_source(function))
-        named = {
-            target.id: node.value
-            for node in ast.walk(source)
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
-        for call in _calls(function, "emit"):
-            values = call.args[1]
-            values = named[values.id] if isinstance(values, ast.Name) else values
-            dimensions = ", ".join(f"`{word.arg}`" for word in call.keywords) or "none"
-            for key in cast("ast.Dict", values).keys:
-                found.setdefault(ast.literal_eval(cast("ast.expr", key)), set()).add(
-                    f"`{service}` | {dimensions}"
-                )
+def metrics() -> dict[str, tuple[str, str, str]]:
+    """By metric: its service, its dimensions beside it, and those that MetricsByGrant adds."""
+    always, switched_on = _emitted(by_grant="false"), _emitted(by_grant="true")
+    assert always.keys() == switched_on.keys()
+    return {
+        name: (
+            " ".join(f"`{service}`" for service, names in always[name] if not names),
+            _names(always[name]),
+            _names(switched_on[name] - always[name]),
+        )
+        for name in always
+    }
+
+
+def _names(found: set[tuple[str, tuple[str, ...]]]) -> str:
+    details = [", ".join(f"`{name}`" for name in names) for _, names in found if names]
+    return "; ".join(sorted(details)) or "none"
+
+
+def _emitted(*, by_grant: str) -> dict[str, set[tuple[str, tuple[str, ...]]]]:
+    """By metric, the service and each further set of dimensions that its lines have."""
+    found: dict[str, set[tuple[str, tuple[str, ...]]]] = {}
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as written:
+        patch.setenv("METRICS_BY_GRANT", by_grant)
+        _count_everything()
+    for line in map(json.loads, written.getvalue().splitlines()):
+        (directive,) = line["_aws"]["CloudWatchMetrics"]
+        for metric in directive["Metrics"]:
+            of_metric = found.setdefault(metric["Name"], set())
+            of_metric |= {(line["service"], tuple(names[1:])) for names in directive["Dimensions"]}
     return found
+
+
+def _count_everything() -> None:
+    """Emit what a run counts that leaves grants in every state, and what the vendor's calls say."""
+    outcome = full(Outcome)
+    outcomes = [replace(outcome, state=state) for state in State]
+    outcomes.append(replace(outcome, reason=CORRUPT))
+    refresher._measure(outcomes, NOW, {outcome.grant: 100.0})
+    for each in outcomes:
+        refresher._measure_by_grant(each, NOW, 100.0)
+    for call in _calls(vendor, "_count"):
+        vendor._count(ast.literal_eval(call.args[0]), "deals")
+    for call in _calls(vendor, "emit"):
+        values = cast("ast.Dict", call.args[1])
+        if isinstance(values.keys[0], ast.Constant):  # not that of `_count`
+            details = {word.arg: "x" for word in call.keywords if word.arg}
+            vendor.emit(vendor.SERVICE, ast.literal_eval(values), **details)
 
 
 def _source(module: Any) -> str:
@@ -193,10 +224,8 @@ def test_every_table_of_the_page_is_compared():
 
 
 def test_metrics_have_the_units_and_dimensions_of_the_page():
-    page = {name: " | ".join(cells[1:3]) for name, cells in rows("Metrics").items()}
-    code = {name: " | ".join(sorted(by)) for name, by in metrics().items()}
-    assert page == code
-    assert {name: cells[3] for name, cells in rows("Metrics").items()} == dict(METRICS)
+    assert {name: cells[1:4] for name, cells in rows("Metrics").items()} == metrics()
+    assert {name: cells[4] for name, cells in rows("Metrics").items()} == dict(METRICS)
 
 
 def test_fields_of_a_run_s_result_are_those_that_are_marked():

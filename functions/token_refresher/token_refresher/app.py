@@ -1,7 +1,7 @@
 """The refresh function: knows event, context and environment, and wires the rest."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -15,7 +15,7 @@ from token_broker.aws import CLIENT_CONFIG, WRITER_CONFIG, describe_fault
 from token_broker.errors import ConfigurationError, RenewalFailed
 from token_broker.grants import DEFAULT_CONNECTION, load_grants_file
 from token_broker.log import service_logger
-from token_broker.metrics import emit
+from token_broker.metrics import emit, emit_by_grant
 from token_broker.models import rfc3339
 from token_broker.token_store import ParameterTokenStore
 from token_refresher.connection_state import ConnectionStateStore
@@ -139,7 +139,10 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     now = datetime.now(UTC)
     for outcome in outcomes:
         _log(outcome, now)
-        _measure(outcome, now, refresher.due_window_left(outcome))
+    windows = {outcome.grant: refresher.due_window_left(outcome) for outcome in outcomes}
+    _measure(outcomes, now, windows)
+    for outcome in outcomes:
+        _measure_by_grant(outcome, now, windows[outcome.grant])
     if causes := causes_of_failure(outcomes):
         raise RenewalFailed(causes)
     return {"grants": {outcome.grant: _summary(outcome) for outcome in outcomes}}
@@ -184,19 +187,33 @@ def _seconds_left(outcome: Outcome, now: datetime) -> int:
     return max(int((outcome.expires_at - now).total_seconds()), 0)
 
 
-def _measure(outcome: Outcome, now: datetime, due_window_left: float) -> None:
+def _measure(outcomes: Sequence[Outcome], now: datetime, windows: Mapping[str, float]) -> None:
+    """One line for the whole run: the least of what is left, and how many of what happened."""
+    counts = {
+        "Renewed": sum(outcome.state is State.RENEWED for outcome in outcomes),
+        "RenewalFailed": sum(outcome.is_overdue for outcome in outcomes),
+        "SecretFallbackUsed": sum(bool(outcome.secret_stage) for outcome in outcomes),
+        "Blocked": sum(outcome.state is State.BLOCKED for outcome in outcomes),
+        "CorruptToken": sum(outcome.reason == CORRUPT for outcome in outcomes),
+        "Deferred": sum(outcome.state is State.DEFERRED for outcome in outcomes),
+    }
+    values: dict[str, float] = {name: count for name, count in counts.items() if count}
+    if read := [outcome for outcome in outcomes if outcome.is_store_read]:
+        values["SecondsToExpiry"] = min(_seconds_left(outcome, now) for outcome in read)
+        values["DueWindowLeft"] = min(windows[outcome.grant] for outcome in read)
+    if values:
+        emit(SERVICE, values)
+
+
+def _measure_by_grant(outcome: Outcome, now: datetime, due_window_left: float) -> None:
     if outcome.is_store_read:
         left = {"SecondsToExpiry": _seconds_left(outcome, now), "DueWindowLeft": due_window_left}
-        emit(SERVICE, left, grant=outcome.grant)
-    if outcome.state is State.RENEWED:
-        emit(SERVICE, {"Renewed": 1})  # by grant it is in the log, where it costs nothing
+        emit_by_grant(SERVICE, left, grant=outcome.grant)
     if outcome.is_overdue:
-        emit(SERVICE, {"RenewalFailed": 1}, grant=outcome.grant, reason=outcome.reason)
+        emit_by_grant(SERVICE, {"RenewalFailed": 1}, grant=outcome.grant, reason=outcome.reason)
     if outcome.secret_stage:
-        emit(SERVICE, {"SecretFallbackUsed": 1}, connection=outcome.connection)
+        emit_by_grant(SERVICE, {"SecretFallbackUsed": 1}, connection=outcome.connection)
     if outcome.state is State.BLOCKED:
-        emit(SERVICE, {"Blocked": 1}, grant=outcome.grant)
+        emit_by_grant(SERVICE, {"Blocked": 1}, grant=outcome.grant)
     if outcome.reason == CORRUPT:
-        emit(SERVICE, {"CorruptToken": 1}, grant=outcome.grant)
-    if outcome.state is State.DEFERRED:
-        emit(SERVICE, {"Deferred": 1})
+        emit_by_grant(SERVICE, {"CorruptToken": 1}, grant=outcome.grant)

@@ -21,7 +21,7 @@ from token_broker.aws import CLIENT_CONFIG, describe_fault
 from token_broker.errors import BrokerError, NoLiveToken
 from token_broker.grants import load_grants
 from token_broker.log import service_logger
-from token_broker.metrics import emit
+from token_broker.metrics import emit, emit_by_grant
 from token_broker.models import rfc3339
 from token_broker.token_store import ParameterTokenStore
 from token_vendor import api_event
@@ -160,13 +160,13 @@ def _vend(request: VendRequest, record: AuditRecord) -> Response:
     body = VendedToken.of(token, datetime.now(UTC))
     if vended.is_only_audited:
         record.would_be_refused = True
-        emit(SERVICE, {"WouldRefuse": 1}, grant=request.grant)
+        _count("WouldRefuse", request.grant)
     record.scope = " ".join(token.scope)
     record.fingerprint = token.fingerprint
     record.expires_at = rfc3339(token.expires_at)
     record.seconds_left = body.expires_in
     logger.info("token vended", extra=record.log_fields())
-    emit(SERVICE, {"Vended": 1}, grant=request.grant)
+    _count("Vended", request.grant)
     return json_response(200, body.to_json())
 
 
@@ -195,7 +195,7 @@ def _post_rejection(event: object, record: AuditRecord) -> Response:
     if is_current and _wiring().starter.renew_rejected(grant, rejected):
         record.refresh = "started"
     logger.warning("token reported as rejected", extra=record.log_fields())
-    emit(SERVICE, {"TokenRejected": 1}, grant=grant)
+    _count("TokenRejected", grant)
     if is_current:
         return json_response(202, json.dumps({"status": "renewing"}))
     return json_response(200, json.dumps({"status": "replaced"}))
@@ -231,6 +231,11 @@ def _refuse_for_fault(error: Exception, record: AuditRecord) -> Response:
     emit(SERVICE, {"VendFault": 1})
     description = "the token cannot be read now"
     return error_response(503, "temporarily_unavailable", description, RETRY_AFTER)
+
+
+def _count(metric: str, grant: str) -> None:
+    emit(SERVICE, {metric: 1})
+    emit_by_grant(SERVICE, {metric: 1}, grant=grant)
 
 
 def _log_fault(message: str, error: Exception) -> None:

@@ -1,7 +1,8 @@
 """What the functions count, as CloudWatch embedded metric format on standard output.
 
-Every metric is emitted by service, and where more is known also by that, so that an alarm
-may look at the whole and a person at the part. docs/operate.md says what each is for.
+Each metric is emitted by service: the alarms look at whole services. CloudWatch charges for each
+combination of dimensions, so those that grow with `grants.toml` are emitted only if the template's
+parameter `MetricsByGrant` is `true`. docs/operate.md says what each metric is for.
 
 Written here and not by Powertools' Metrics, whose provider takes a third of a warm request:
 the line is plain JSON (CloudWatch User Guide, "Specification: Embedded metric format").
@@ -44,12 +45,34 @@ def emit(service: str, values: Mapping[str, float], **details: str) -> None:
     Args:
         service: `token-refresher` or `token-vendor`.
         values: by metric name.
-        details: further dimensions; with any, each metric is emitted by service and by
-            service and details.
+        details: further dimensions, whose values are few; with any, each metric is emitted by
+            service and by service and details.
     """
+    dimensions = [["service"], ["service", *details]] if details else [["service"]]
+    _write(service, values, details, dimensions)
+
+
+def emit_by_grant(service: str, values: Mapping[str, float], **details: str) -> None:
+    """Write one metrics line with dimensions that grow with the grants, if that is switched on.
+
+    Args:
+        service: `token-refresher` or `token-vendor`.
+        values: by metric name.
+        details: the dimensions beside `service`, such as the grant.
+    """
+    if os.environ.get("METRICS_BY_GRANT") == "true":
+        _write(service, values, details, [["service", *details]])
+
+
+def _write(
+    service: str,
+    values: Mapping[str, float],
+    details: Mapping[str, str],
+    dimensions: list[list[str]],
+) -> None:
     directive = {
         "Namespace": os.environ.get("POWERTOOLS_METRICS_NAMESPACE", NAMESPACE),
-        "Dimensions": [["service"], ["service", *details]] if details else [["service"]],
+        "Dimensions": dimensions,
         "Metrics": [_definition(name) for name in values],
     }
     record = {

@@ -13,8 +13,22 @@ ROOT = Path(__file__).resolve().parents[3]
 TEMPLATE = (ROOT / "template.yaml").read_text(encoding="utf-8")
 
 
-def test_idle_stack_costs_at_most_three_dollars() -> None:
+def test_idle_stack_costs_at_most_three_dollars_and_seven_without_free_allowances() -> None:
     assert cost.idle_usd() <= 3
+    assert cost.idle_usd(has_allowance=False) <= 7
+
+
+def test_500_grants_cost_at_most_60_dollars_with_default_parameters() -> None:
+    units = cost.broker(500, 100_000)
+    assert sum(cost.usd(units, has_allowance=False).values()) <= 60
+    by_grant = cost.broker(500, 100_000, metrics_by_grant=True)
+    assert by_grant["metrics"] - units["metrics"] == 3 * 500
+
+
+def test_metrics_do_not_grow_with_the_grants_by_default() -> None:
+    assert cost.broker(500, 1)["metrics"] == cost.broker(1, 1)["metrics"]
+    parameter = TEMPLATE.partition("\n  MetricsByGrant:\n")[2]
+    assert parameter.lstrip().startswith('Type: String\n    Default: "false"\n')
 
 
 @pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
@@ -64,6 +78,13 @@ def test_vends_are_read_from_the_store_no_more_than_once_a_minute_in_each_enviro
 
 def test_table_has_a_row_for_every_size() -> None:
     assert len(cost.rows()) == 1 + len(cost.GRANTS) * len(cost.VENDS)
+
+
+def test_command_prices_metrics_by_grant_if_asked_to(capsys: pytest.CaptureFixture[str]) -> None:
+    with patch("sys.argv", ["cost", "--grants", "50", "--metrics-by-grant"]):
+        main()
+    total = sum(cost.usd(cost.broker(50, 0, metrics_by_grant=True)).values())
+    assert f"{total:,.2f}" in capsys.readouterr().out
 
 
 def test_command_prints_the_totals_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from token_broker.metrics import METRICS, NAMESPACE, emit
+from token_broker.metrics import METRICS, NAMESPACE, emit, emit_by_grant
 
 
 def emitted(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -37,16 +37,37 @@ def test_metric_without_details_is_emitted_by_service(capsys: pytest.CaptureFixt
 def test_metric_with_details_is_emitted_by_service_and_by_both(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    emit("token-refresher", {"RenewalFailed": 1}, grant="deals", reason="timeout")
+    emit("token-vendor", {"VendRefused": 1}, reason="access_denied")
     record = emitted(capsys)
-    assert definition(record)["Dimensions"] == [["service"], ["service", "grant", "reason"]]
+    assert definition(record)["Dimensions"] == [["service"], ["service", "reason"]]
+    assert record["reason"] == "access_denied"
+
+
+def test_metric_by_grant_is_added_to_the_one_by_service_and_counts_nothing_twice(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METRICS_BY_GRANT", "true")
+    emit_by_grant("token-refresher", {"RenewalFailed": 1}, grant="deals", reason="timeout")
+    record = emitted(capsys)
+    assert definition(record)["Dimensions"] == [["service", "grant", "reason"]]
     assert (record["grant"], record["reason"]) == ("deals", "timeout")
+
+
+@pytest.mark.parametrize("value", [None, "", "false", "True"])
+def test_metrics_by_grant_are_off_unless_they_are_switched_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.delenv("METRICS_BY_GRANT", raising=False)
+    if value is not None:
+        monkeypatch.setenv("METRICS_BY_GRANT", value)
+    emit_by_grant("token-vendor", {"Vended": 1}, grant="deals")
+    assert capsys.readouterr().out == ""
 
 
 def test_several_values_share_a_line_and_have_each_its_unit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    emit("token-refresher", {"SecondsToExpiry": 0, "DueWindowLeft": 99.8}, grant="deals")
+    emit("token-refresher", {"SecondsToExpiry": 0, "DueWindowLeft": 99.8})
     record = emitted(capsys)
     assert definition(record)["Metrics"] == [
         {"Name": "SecondsToExpiry", "Unit": "Seconds"},
@@ -56,7 +77,7 @@ def test_several_values_share_a_line_and_have_each_its_unit(
 
 
 def test_nothing_of_one_line_is_left_in_the_next(capsys: pytest.CaptureFixture[str]) -> None:
-    emit("token-refresher", {"Renewed": 1}, grant="deals")
+    emit("token-vendor", {"VendRefused": 1}, reason="access_denied")
     emitted(capsys)
     emit("token-vendor", {"Vended": 1})
     record = emitted(capsys)

@@ -147,7 +147,8 @@ def test_token_is_vended_to_who_signed_the_request(
     }
     assert {name: line[name] for name in set(line) - POWERTOOLS - LAMBDA} == facts
     [metric] = output.metrics()
-    assert (metric["Vended"], metric["grant"]) == ([1.0], grant)
+    assert metric["Vended"] == [1.0]
+    assert "grant" not in metric
 
 
 @pytest.mark.parametrize(
@@ -317,7 +318,7 @@ def test_report_of_the_current_token_starts_its_renewal(function: Function, outp
         token.fingerprint,
         "started",
     )
-    assert [(m["TokenRejected"], m["grant"]) for m in output.metrics()] == [([1.0], "deals")]
+    assert [m["TokenRejected"] for m in output.metrics()] == [[1.0]]
 
 
 def test_report_of_a_replaced_token_starts_nothing(function: Function) -> None:
@@ -401,6 +402,17 @@ def test_caller_whom_an_allow_list_in_audit_mode_would_refuse_is_counted(
     assert function(BY_USER)[0] == 200
     assert output.lines()[0]["would_be_refused"] is True
     assert [m.get("WouldRefuse") for m in output.metrics()] == [[1.0], None]
+
+
+def test_vends_are_counted_by_grant_if_that_is_switched_on(
+    function: Function, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METRICS_BY_GRANT", "true")
+    assert function(BY_USER)[0] == 200
+    assert [(m["Vended"], m.get("grant")) for m in output.metrics()] == [
+        ([1.0], None),
+        ([1.0], "deals"),
+    ]
 
 
 @pytest.fixture
