@@ -11,6 +11,7 @@ from broker_cli.aws import Stack
 from broker_cli.console import clock, say, say_json, working
 from broker_cli.logs import LogLine
 from broker_cli.options import Json, Span, StackName
+from broker_cli.render import plain_table
 from token_broker.models import rfc3339
 
 _VENDOR: Final = '{ $.caller = "*" }'
@@ -68,9 +69,7 @@ def event_json(line: LogLine) -> dict[str, object]:
 
 
 def _table(lines: list[LogLine], now: datetime) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("at", "event", "grant", "token or reason"):
-        table.add_column(heading, no_wrap=True)
+    table = plain_table("at", "event", "grant", "token or reason")
     table.add_column("caller", overflow="fold")
     for line in lines:
         what = line.text("reason") or line.text("fingerprint")

@@ -6,7 +6,7 @@ Results go to standard output; progress, remarks and errors to standard error.
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -43,14 +43,14 @@ def say_json(what: object) -> None:
 
 
 @contextmanager
-def working(text: str) -> Iterator[None]:
-    """Show a spinner meanwhile, on a terminal only."""
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner meanwhile, on a terminal only; what it yields changes the text."""
     here = console(stderr=True)
     if not here.is_terminal:
-        yield
+        yield lambda _text: None
         return
-    with here.status(text):
-        yield
+    with here.status(text) as spinner:
+        yield spinner.update
 
 
 def printable(text: object) -> str:

@@ -23,6 +23,14 @@ _STYLES: Final = {
 }
 
 
+def plain_table(*headings: str) -> Table:
+    """A table without lines, whose columns keep their cells on one line."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantRow:
     """One grant as an operator sees it; no token.
@@ -87,9 +95,7 @@ class StatusView:
         """Draw for the width at hand."""
         is_wide = options.max_width >= WIDE
         has_connections = len({row.connection for row in self.rows}) > 1
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for heading in ("grant", "state", "token left", "renewed", "due in"):
-            table.add_column(heading, no_wrap=True)
+        table = plain_table("grant", "state", "token left", "renewed", "due in")
         if is_wide and has_connections:
             table.add_column("connection", no_wrap=True)
         if is_wide:

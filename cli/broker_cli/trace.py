@@ -15,6 +15,7 @@ from broker_cli.console import clock, say, say_json, working
 from broker_cli.failures import ExitCode, Failure
 from broker_cli.logs import LogLine
 from broker_cli.options import Json, Span, StackName
+from broker_cli.render import plain_table
 from token_broker.models import rfc3339
 
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{12}")
@@ -153,9 +154,7 @@ def _by_caller(vended: list[LogLine]) -> Iterator[Event]:
 
 
 def _table(events: list[Event], now: datetime) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("at", "event", "times", "last at"):
-        table.add_column(heading, no_wrap=True)
+    table = plain_table("at", "event", "times", "last at")
     table.add_column("by, or why", overflow="fold")
     for event in events:
         why = f"{event.reason}: {event.other}" if event.other else event.reason
