@@ -26,6 +26,7 @@ from broker_cli import (
     status,
     token,
     trace,
+    usage,
 )
 from broker_cli.console import is_plain, say
 from broker_cli.failures import ExitCode, failure_of
@@ -125,6 +126,13 @@ _add(
     "broker audit --caller role/reporting-job --json",
 )
 _add(trace.trace, "trace", _LOOK, "broker trace 3f2a9c41d0be", "broker trace 3f2a9c41d0be --json")
+_add(
+    usage.usage,
+    "usage",
+    _LOOK,
+    "broker usage --since 30d",
+    "broker usage --csv > usage.csv",
+)
 _add(probe.probe, "probe", _LOOK, "broker probe --grant deals", "broker probe --allowed-profile ci")
 _add(failed_runs.failures, "failures", _LOOK, "broker failures", "broker failures --clear")
 app.add_typer(secret.app, name="secret", rich_help_panel=_ACT)

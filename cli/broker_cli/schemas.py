@@ -94,6 +94,22 @@ SCHEMAS: Final[dict[str, Schema]] = {
             )
         ),
     ),
+    "usage": _object(
+        stack=_TEXT,
+        since=_TIME,
+        until=_TIME,
+        uses=_list(
+            _object(
+                grant=_TEXT,
+                caller=_TEXT,
+                vended=_COUNT,
+                refused=_COUNT,
+                last_vended_at=_TIME_OR_NULL,
+            )
+        ),
+        idle_grants=_TEXTS,
+        silent_callers=_list(_object(grant=_TEXT, pattern=_TEXT)),
+    ),
     "explain": _object(
         grant=_TEXT,
         principal=_TEXT,

@@ -10,6 +10,7 @@ from local.embedded import (
     dashboards,
     environments,
     keys,
+    log_queries,
     names,
     parameters,
     stack_events,
@@ -25,6 +26,8 @@ def correct() -> None:
     environments.find_packages_in_python_folders()
     environments.survive_errors()
     keys.check_every_use()
+    log_queries.accept_saved_queries()
+    log_queries.count_by_fields()
     names.differ_by_region()
     names.refuse_what_is_taken()
     parameters.authorize_each_name()

@@ -27,7 +27,7 @@ from broker_cli.verify import active
 from local.broker_stack import ROOT, STACK_NAME, wait_until
 from local.callers import create_user
 from local.embedded_aws import ACCOUNT
-from tests.deployed.conftest import Deployed
+from tests.deployed.conftest import FULL_RUN_ACCOUNT, Deployed
 from token_broker.models import fingerprint
 from token_refresher.connection_state import ConnectionStateStore
 
@@ -261,6 +261,23 @@ def test_audit_lists_who_got_which_token(renewed: Deployed, cli: Cli):
     assert "access_denied" in text
     assert "grant renewed" in text
     assert cli("audit", "--caller", "nobody at all").stdout == ""
+
+
+def test_usage_counts_what_each_caller_got(renewed: Deployed, cli: Cli):
+    def vended() -> int:
+        uses = cli.json("usage", "--since", "1h")["uses"]
+        ours = [use for use in uses if use["grant"] == "deals" and "user/sync" in use["caller"]]
+        return ours[0]["vended"] if ours else 0
+
+    before = vended()
+    renewed.get("/tokens/deals", "user for deals")
+    assert vended() == before + 1
+    renewed.get("/tokens/locked", "user for all")
+    output = cli.json("usage", "--since", "1h")
+    elsewhere = f"arn:aws:iam::{FULL_RUN_ACCOUNT}:role/locked-*"
+    assert {"grant": "locked", "pattern": elsewhere} in output["silent_callers"]
+    assert "forbidden" in output["idle_grants"]
+    assert f"locked,{elsewhere},0,0," in cli("usage", "--csv").stdout
 
 
 def test_trace_lists_the_events_of_a_token(renewed: Deployed, cli: Cli):
@@ -603,7 +620,9 @@ CALLER = f"arn:aws:iam::{ACCOUNT}:role/jobs/reporting-job"
 COMMANDS_BY_RIGHT = [
     ("LookAtTheStack", "status"),
     ("LookAtTheLogs", "audit"),
+    ("LookAtTheLogs", "usage"),
     ("LookAtWhatHasNoNarrowerResource", "status"),
+    ("LookAtWhatHasNoNarrowerResource", "usage"),
     ("LookAtWhatIsDeployed", "verify"),
     ("TryAnAlarm", "verify --active"),
     ("LookAtTheFailures", "failures"),

@@ -40,6 +40,7 @@ ARNS = {
     "AWS::Lambda::LayerVersion": [f"arn:aws:lambda:{HERE}:layer:{{name}}"],
     "AWS::Lambda::Permission": [f"arn:aws:lambda:{HERE}:function:{STACK}-Function-1A2B"],
     "AWS::Logs::LogGroup": [f"arn:aws:logs:{HERE}:log-group:{{name}}"],
+    "AWS::Logs::QueryDefinition": ["*"],
     "AWS::S3::Bucket": [BUCKET],
     "AWS::S3::BucketPolicy": [BUCKET],
     "AWS::SNS::Subscription": [f"arn:aws:sns:{HERE}:{STACK}-AlarmTopic-1A2B3C"],
