@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from typing import Any, Final
 
 from broker_cli.aws import CONFIG, Stack, read_all
@@ -35,7 +36,7 @@ class LogQuery:
         self._on_progress, self._lines_read = on_progress, 0
 
     def rows(self, start: datetime, end: datetime) -> Iterator[Row]:
-        """The rows of the lines from one aware time to another, both included.
+        """The rows of the lines from one aware time to another, both included, in whole seconds.
 
         Where a time has as many rows as a query returns, its halves are read instead. Times before
         the log group are left out: AWS refuses a query that lies there as a whole.
@@ -44,7 +45,7 @@ class LogQuery:
             Failure: AWS ended a query without a result, or one second has too many rows.
         """
         first = max(int(start.timestamp()), self._created_at())
-        yield from self._halved(first, max(int(end.timestamp()), first))
+        yield from self._halved(first, max(ceil(end.timestamp()), first))
 
     def _created_at(self) -> int:
         groups = read_all(

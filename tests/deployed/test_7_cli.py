@@ -271,7 +271,7 @@ def test_usage_counts_what_each_caller_got(renewed: Deployed, cli: Cli):
 
     before = vended()
     renewed.get("/tokens/deals", "user for deals")
-    assert vended() == before + 1
+    wait_until(lambda: vended() == before + 1, seconds=30, what="the line of the vend")
     renewed.get("/tokens/locked", "user for all")
     output = cli.json("usage", "--since", "1h")
     elsewhere = f"arn:aws:iam::{FULL_RUN_ACCOUNT}:role/locked-*"

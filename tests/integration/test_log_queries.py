@@ -73,7 +73,7 @@ def test_usage_is_counted_where_the_log_is_whatever_one_query_returns(
     monkeypatch.setattr(insights, "MOST_ROWS", most_rows)
     monkeypatch.setattr(LogQuery, "_created_at", lambda _: 0)  # the lines are older than the group
     lines: list[int] = []
-    rows = query(session, lines).rows(start - timedelta(days=30), start + timedelta(seconds=60))
+    rows = query(session, lines).rows(start - timedelta(days=30), start + timedelta(seconds=2.5))
     found = usage.usage_of(rows, {"deals": Grant(scope=("a",)), "users": Grant(scope=("b",))})
     (use,) = found.uses
     assert (use.grant, use.caller) == ("deals", f"arn:aws:iam::{ACCOUNT}:role/etl")
