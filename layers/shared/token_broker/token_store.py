@@ -88,7 +88,7 @@ class ParameterTokenStore:
         return self.checked(grant, self._state(self.name(grant)))
 
     def checked(self, grant: str, stored: Stored) -> Stored:
-        """What is stored for a grant, given what its parameter holds.
+        """What is stored for a grant, given what its parameter contains.
 
         A block under a token is put back: the run that overwrote it was killed before it could.
 
