@@ -48,9 +48,12 @@ VENDOR_METRICS: Final = 1
 VEND_LOG_BYTES: Final = 1_250
 """The audit line, the metrics line and Lambda's own three."""
 
-RUN_LOG_BYTES: Final = 720
-GRANT_LOG_BYTES: Final = 420
-"""Lambda's own lines and the metrics line of a refresh run; the audit line of each grant."""
+RUN_LOG_BYTES: Final = 920
+GRANT_LOG_BYTES: Final = 95
+RENEWAL_LOG_BYTES: Final = 450
+"""Lambda's own lines, the metrics line and the line of a refresh run; in it each grant; the audit
+line of a renewal.
+"""
 
 REFRESHER_HOURS: Final = 1
 """How long an environment of the refresher lives; it decrypts every token once."""
@@ -134,7 +137,9 @@ def broker(grants: int, vends: int, *, metrics_by_grant: bool = False) -> dict[s
     renewals = HOURS * TOKENS_PER_HOUR * grants
     decrypted = renewals + HOURS / REFRESHER_HOURS * grants
     run_seconds = RUNS * (0.05 + 0.00125 * grants) + renewals * 0.3 / 8
-    log_gb = (vends * VEND_LOG_BYTES + RUNS * (RUN_LOG_BYTES + grants * GRANT_LOG_BYTES)) / 1e9
+    log_bytes: float = RUNS * (RUN_LOG_BYTES + grants * GRANT_LOG_BYTES)
+    log_bytes += renewals * RENEWAL_LOG_BYTES + vends * VEND_LOG_BYTES
+    log_gb = log_bytes / 1e9
     metrics = REFRESHER_METRICS + (VENDOR_METRICS if vends else 0)
     if metrics_by_grant:
         metrics += grants * (REFRESHER_METRICS_BY_GRANT + (VENDOR_METRICS if vends else 0))

@@ -1,12 +1,13 @@
 """The functions' structured log lines."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from broker_cli.aws import CONFIG, Stack, read_all
 from broker_cli.console import printable
+from token_refresher.app import IN_SHORT, RUN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,23 @@ def read_matching(
     for line in read(stack, function, f"{{ {conditions} }}", since=since):
         if all(line.record.get(name) == value for name, value in fields.items()):
             yield line
+
+
+def by_grant(lines: Iterable[LogLine]) -> Iterator[LogLine]:
+    """The refresher's lines about single grants; a run's line as one for each of its grants."""
+    for line in lines:
+        if line.record.get("message") == RUN:
+            yield from _in_short(line)
+        elif line.text("grant") and line.text("state"):
+            yield line
+
+
+def _in_short(line: LogLine) -> Iterator[LogLine]:
+    grants = line.record.get("grants")
+    for grant, facts in grants.items() if isinstance(grants, dict) else ():
+        if isinstance(facts, list) and len(facts) == len(IN_SHORT):
+            record = dict(zip(IN_SHORT, facts, strict=True))
+            yield LogLine(at=line.at, record={"grant": grant, **record})
 
 
 def parse(message: str, timestamp_ms: int) -> LogLine | None:

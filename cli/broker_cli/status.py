@@ -2,7 +2,8 @@
 
 No token is read for it, so it needs no right to decrypt one: when a token was stored, and whether
 a block stands in its place, is metadata of its parameter; the rest is what the refresher logs of
-every grant in every run, at most a schedule's interval ago.
+every grant in the one line of each run, at most a schedule's interval ago, and in the lines of the
+grants that it renewed or should have renewed.
 """
 
 import time
@@ -24,10 +25,11 @@ from broker_cli.render import GrantRow, StatusView
 from token_broker.expiry import due_window, is_due
 from token_broker.models import rfc3339
 from token_broker.token_store import BLOCKED
+from token_refresher.app import RUN
 from token_refresher.outcomes import State
 from token_vendor.vend import GrantState
 
-PATTERN: Final = '{ $.state = "*" }'
+PATTERN: Final = f'{{ ($.message = "{RUN}") || ($.state = "*") }}'
 _WINDOWS: Final = (timedelta(minutes=5), timedelta(hours=1), timedelta(days=1))
 _TROUBLE: Final = {State.FAILED, State.WAITING, State.DEFERRED}
 
@@ -77,15 +79,14 @@ def grant_rows(
     """What each grant is good for, in the order of the refresher's log.
 
     Args:
-        lines: of the refresher, oldest first.
+        lines: the refresher's about single grants, oldest first.
         parameters: by grant.
         now: aware.
         refresh_ahead: how long before its expiry a token is due, at most.
     """
     by_grant: dict[str, list[LogLine]] = {}
     for line in lines:
-        if line.text("grant") and line.text("state"):
-            by_grant.setdefault(line.text("grant"), []).append(line)
+        by_grant.setdefault(line.text("grant"), []).append(line)
     names = [*by_grant, *(name for name in sorted(parameters) if name not in by_grant)]
     return [
         _row(name, by_grant.get(name, []), parameters.get(name), now, refresh_ahead)
@@ -158,7 +159,8 @@ def look(stack: Stack) -> list[GrantRow]:
     lines: list[LogLine] = []
     for window in _WINDOWS:
         since = now - max(window, 3 * stack.interval)
-        lines = list(logs.read(stack, "token-refresher", PATTERN, since=since))
+        found = logs.read(stack, "token-refresher", PATTERN, since=since)
+        lines = list(logs.by_grant(found))
         if lines and parameters.keys() <= {line.text("grant") for line in lines}:
             break
     return grant_rows(lines, parameters, now=now, refresh_ahead=stack.refresh_ahead)

@@ -154,6 +154,6 @@ def _run(events: list[Any]) -> Entry:
             duration = int(report[1]) / 1000
         elif message.startswith("{"):
             output = json.loads(message)
-            if "grant" in output and "state" in output:
-                grants[output["grant"]] = output["state"]
+            for grant, (state, *_) in output.get("grants", {}).items():
+                grants[grant] = state
     return {"begin": end - duration, "end": end, "grants": grants}

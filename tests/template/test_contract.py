@@ -24,7 +24,7 @@ from broker_cli.schemas import SCHEMAS
 from tests.template.test_template import ROOT
 from tests.unit.fakes import NOW, FakeSsm, FakeStates, stored
 from token_broker.metrics import METRICS
-from token_broker.models import block_record
+from token_broker.models import block_record, rfc3339
 from token_broker.token_store import ParameterTokenStore
 from token_refresher import app as refresher
 from token_refresher.backoff import Backoff
@@ -66,8 +66,8 @@ def _sample(hint: Any) -> object:
     return next(iter(of)) if issubclass(of, Enum) else SAMPLES[of]
 
 
-def run_line() -> set[str]:
-    """What `_log` adds to a line."""
+def logged_by(write: Callable[[], None]) -> set[str]:
+    """The fields that the refresher adds to a line."""
     logged: dict[str, object] = {}
 
     def log(_message: str, extra: Mapping[str, object]) -> None:
@@ -76,17 +76,20 @@ def run_line() -> set[str]:
     with pytest.MonkeyPatch.context() as patch:
         for level in ("info", "warning", "error"):
             patch.setattr(refresher.logger, level, log)
-        refresher._log(full(Outcome), NOW)
+        write()
     return set(logged)
 
 
 def messages() -> Iterator[str]:
-    """The constant texts that both functions log; `grant …` follows the state."""
+    """The constant texts that both functions log; `grant …` follows the state, if it has a line."""
     for function in FUNCTIONS.values():
         for call in _calls(function, "logger.info", "logger.warning", "logger.error", "_log_fault"):
-            if isinstance(call.args[0], ast.Constant):
-                yield call.args[0].value
-    yield from (f"grant {state.value}" for state in State)
+            match call.args[0]:
+                case ast.Constant(value=str(text)):
+                    yield text
+                case ast.Name(id=name) if name.isupper():
+                    yield getattr(function, name)
+    yield from (f"grant {state.value}" for state in State if state is not State.NOT_DUE)
 
 
 def metrics() -> dict[str, tuple[str, str, str]]:
@@ -192,7 +195,8 @@ def json_fields(schema: Mapping[str, Any], at: str) -> Iterator[str]:
 
 CODE: Mapping[str, Callable[[], Any]] = {
     "Log fields of a vend": lambda: AuditRecord.__dataclass_fields__,
-    "Log fields of a renewal": run_line,
+    "Log fields of a renewal": lambda: logged_by(lambda: refresher._log(full(Outcome), NOW)),
+    "Log fields of a run": lambda: logged_by(lambda: refresher._log_run([full(Outcome)])),
     "Log messages": messages,
     "Values of `state` in a renewal": lambda: [state.value for state in State],
     "Values of `renew_reason`": lambda: [reason.value for reason in RenewReason],
@@ -233,6 +237,18 @@ def test_fields_of_a_run_s_result_are_those_that_are_marked():
         name for name, cells in rows("Log fields of a renewal").items() if "*result*" in cells[1]
     }
     assert marked == set(refresher._summary(full(Outcome)))
+
+
+def test_grants_of_a_run_s_line_are_the_list_that_the_page_describes():
+    meaning = rows("Log fields of a run")["grants"][1]
+    assert f"`[{', '.join(refresher.IN_SHORT)}]`" in meaning
+    outcome = full(Outcome)
+    assert dict(zip(refresher.IN_SHORT, refresher._in_short(outcome), strict=True)) == {
+        "state": outcome.state.value,
+        "expires_at": rfc3339(NOW),
+        "connection": "x",
+        "scope": "x",
+    }
 
 
 def test_backoff_in_a_record_is_the_list_that_the_page_describes():

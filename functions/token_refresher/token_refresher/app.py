@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import batched
 from typing import Final, Self
 
 import boto3
@@ -33,6 +34,12 @@ TIME_TO_REPORT: Final = timedelta(seconds=2)
 """Kept back from the invocation's time, so that what happened is still reported."""
 NOT_STARTED: Final = "refresh run not started"
 """The log line of a run that a setting or the grants stop."""
+RUN: Final = "refresh run"
+"""The log line of each run."""
+IN_SHORT: Final = ("state", "expires_at", "connection", "scope")
+"""What a run's line says of each grant, in this order."""
+GRANTS_A_LINE: Final = 500
+"""A log event may have 256 KB; a grant takes about 100 bytes, and with long names 500."""
 
 logger = service_logger(SERVICE)
 
@@ -137,8 +144,10 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     refresher = _started()
     outcomes = refresher.run(request, time_left=time_left)
     now = datetime.now(UTC)
+    _log_run(outcomes)
     for outcome in outcomes:
-        _log(outcome, now)
+        if outcome.state is not State.NOT_DUE:
+            _log(outcome, now)
     windows = {outcome.grant: refresher.due_window_left(outcome) for outcome in outcomes}
     _measure(outcomes, now, windows)
     for outcome in outcomes:
@@ -163,8 +172,19 @@ def _summary(outcome: Outcome) -> dict[str, object]:
     return {name: value for name, value in facts.items() if value}
 
 
+def _log_run(outcomes: Sequence[Outcome]) -> None:
+    """Each grant's state in short, before the lines that say more of some of them."""
+    for some in batched(outcomes, GRANTS_A_LINE, strict=False):
+        logger.info(RUN, extra={"grants": {each.grant: _in_short(each) for each in some}})
+
+
+def _in_short(outcome: Outcome) -> tuple[str, ...]:
+    expires_at = rfc3339(outcome.expires_at) if outcome.expires_at else ""
+    return outcome.state.value, expires_at, outcome.connection, " ".join(outcome.scope)
+
+
 def _log(outcome: Outcome, now: datetime) -> None:
-    """One structured line for each grant: the audit record of a renewal."""
+    """One structured line for a grant that was renewed or should have been: its audit record."""
     write = logger.info
     if outcome.reason or outcome.secret_stage:
         write = logger.error if outcome.is_overdue else logger.warning

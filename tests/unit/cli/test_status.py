@@ -8,10 +8,11 @@ import jsonschema
 import pytest
 from rich.console import Console
 
-from broker_cli.logs import LogLine, parse
+from broker_cli.logs import LogLine, by_grant, parse
 from broker_cli.render import WIDE, GrantRow, StatusView
 from broker_cli.schemas import SCHEMAS
 from broker_cli.status import Kept, grant_rows, row_json
+from token_refresher.app import RUN
 from token_vendor.vend import GrantState
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -96,6 +97,31 @@ def test_grants_are_in_the_order_of_the_log_and_due_when_their_window_begins():
     rows = grant_rows(lines, parameters, now=NOW, refresh_ahead=AHEAD)
     assert [row.grant for row in rows] == ["users", "deals", "activity"]
     assert rows[0].due_at == NOW + timedelta(minutes=50)
+
+
+def run_line(ago: int, grants: object) -> LogLine:
+    return LogLine(at=NOW - timedelta(seconds=ago), record={"message": RUN, "grants": grants})
+
+
+def test_line_of_a_run_says_of_each_grant_what_a_line_of_its_own_would():
+    short = ["not_due", IN_AN_HOUR, "uat", "read:deals read:users"]
+    run = run_line(9, {"deals": short, "users": ["failed", "", "default", "read:users"]})
+    failed = line(9, "users", state="failed", reason="timeout", cause="no response")
+    lines = list(by_grant([run, failed]))
+    rows = grant_rows(
+        lines, {name: stored(60) for name in ("deals", "users")}, now=NOW, refresh_ahead=AHEAD
+    )
+    assert [(row.grant, row.state, row.reason) for row in rows] == [
+        ("deals", "live", ""),
+        ("users", "expired", "timeout"),
+    ]
+    assert (rows[0].scope, rows[0].connection) == (("read:deals", "read:users"), "uat")
+    assert rows[0].seen_at == NOW - timedelta(seconds=9)
+
+
+@pytest.mark.parametrize("grants", [None, [], "deals", {"deals": None}, {"deals": ["not_due"]}])
+def test_malformed_line_of_a_run_is_passed_over(grants: object):
+    assert list(by_grant([run_line(9, grants)])) == []
 
 
 def test_log_line_cannot_play_with_the_terminal():

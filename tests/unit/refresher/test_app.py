@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -35,6 +35,7 @@ from token_broker.errors import (
 from token_broker.grants import Connection, Grant, GrantsFile
 from token_broker.models import fingerprint
 from token_refresher import app
+from token_refresher.outcomes import Outcome, State
 
 GRANTS = {"deals": Grant(scope=("read:deals",)), "users": Grant(scope=("read:users",))}
 RENEWED = {
@@ -145,9 +146,16 @@ def test_metrics_by_grant_are_added_if_they_are_switched_on(
     ]
 
 
-def test_renewal_leaves_one_audit_line_for_each_grant(function: Function, output: Output) -> None:
+def test_run_leaves_one_line_and_an_audit_line_for_what_it_renewed(
+    function: Function, output: Output
+) -> None:
     function({})
-    renewed, not_due = output.lines()
+    run, renewed = output.lines()
+    assert (run["message"], run["level"]) == (app.RUN, "INFO")
+    assert run["grants"] == {
+        "deals": ["renewed", "2025-03-01T13:00:00Z", "default", "read:deals"],
+        "users": ["not_due", "2025-03-01T13:00:00Z", "default", "read:users"],
+    }
     assert {name: renewed[name] for name in set(renewed) - POWERTOOLS - LAMBDA} == {
         "grant": "deals",
         "scope": "read:deals",
@@ -157,8 +165,25 @@ def test_renewal_leaves_one_audit_line_for_each_grant(function: Function, output
         **RENEWED,
     }
     assert (renewed["message"], renewed["level"]) == ("grant renewed", "INFO")
-    assert (not_due["message"], not_due["level"]) == ("grant not_due", "INFO")
     assert renewed["function_request_id"] == function.context.aws_request_id
+
+
+def test_idle_run_leaves_one_line_however_many_grants_there_are(
+    function: Function, output: Output
+) -> None:
+    function.broker.store.tokens["deals"] = stored("fresh too")
+    function({})
+    [line] = output.lines()
+    assert [facts[0] for facts in line["grants"].values()] == ["not_due", "not_due"]
+
+
+def test_line_of_a_run_is_divided_before_it_is_too_long_for_a_log_event(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "GRANTS_A_LINE", 2)
+    outcome = Outcome(grant="", state=State.NOT_DUE)
+    app._log_run([replace(outcome, grant=name) for name in ("a", "b", "c")])
+    assert [list(line["grants"]) for line in output.lines()] == [["a", "b"], ["c"]]
 
 
 def test_forced_run_renews_the_named_grant_alone(function: Function) -> None:
@@ -186,7 +211,11 @@ def test_failed_grant_fails_the_invocation_after_the_others_are_told(
         RenewalFailed, match=r"^not renewed: deals: the token endpoint returned invalid_scope$"
     ):
         function({"force": True})
-    failed, renewed = output.lines()
+    run, failed, renewed = output.lines()
+    assert [facts[:2] for facts in run["grants"].values()] == [
+        ["failed", ""],
+        ["renewed", "2025-03-01T13:00:00Z"],
+    ]
     assert (failed["level"], failed["reason"]) == ("ERROR", "invalid_scope")
     assert failed["cause"] == "the token endpoint returned invalid_scope"
     assert (failed["retry_at"], failed["seconds_left"]) == ("2025-03-01T12:00:55Z", 0)
@@ -209,7 +238,7 @@ def test_grant_that_waits_after_a_refusal_is_counted_as_failed(
     for _ in range(2):
         with pytest.raises(RenewalFailed):
             function({})
-    waiting = output.lines()[2]
+    waiting = output.lines()[3]
     assert (waiting["level"], waiting["message"]) == ("ERROR", "grant waiting")
     assert waiting["retry_at"] == "2025-03-01T12:00:55Z"
     assert [m["RenewalFailed"] for m in metrics(output) if "RenewalFailed" in m] == [[1.0], [1.0]]
@@ -223,7 +252,7 @@ def test_fallback_to_another_secret_is_warned_of_and_counted(
     function.broker.endpoint.refused_secrets["bad"] = "invalid_client"
     summary = function({})["grants"]["deals"]
     assert summary == RENEWED | {"secret_stage": "AWSPREVIOUS", "attempts": 2}
-    line = output.lines()[0]
+    line = output.lines()[1]
     assert (line["level"], line["secret_version"]) == ("WARNING", "v1")
     assert metrics(output)[0]["SecretFallbackUsed"] == [1.0]
 
@@ -234,7 +263,7 @@ def test_healed_parameter_is_warned_of(function: Function, output: Output) -> No
         "renew_reason": "corrupt",
         "reason": "corrupt_parameter",
     }
-    assert output.lines()[0]["level"] == "WARNING"
+    assert output.lines()[1]["level"] == "WARNING"
     assert metrics(output)[0]["CorruptToken"] == [1.0]
     assert not any("RenewalFailed" in metric for metric in metrics(output))
 
@@ -291,7 +320,7 @@ def test_time_to_report_is_kept_back(function: Function, output: Output) -> None
         "state": "deferred",
         "renew_reason": "missing",
     }
-    assert output.lines()[0]["level"] == "INFO"
+    assert (output.lines()[1]["level"], output.lines()[1]["state"]) == ("INFO", "deferred")
     assert metrics(output)[0]["Deferred"] == [1.0]
     function.context.milliseconds = 17_000
     assert function({})["grants"]["deals"]["state"] == "renewed"
