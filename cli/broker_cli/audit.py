@@ -51,9 +51,18 @@ def _read(stack: Stack, since: timedelta, caller: str | None) -> list[LogLine]:
     if caller is not None:
         return [line for line in vended if caller in line.text("caller")]
     found = [line for line in vended if line.text("caller")]
-    renewed = logs.read(stack, "token-refresher", _REFRESHER, since=start)
-    found += [line for line in renewed if line.text("state") not in {"", "not_due"}]
-    return sorted(found, key=lambda line: line.at)
+    return sorted(found + renewals(stack, start), key=lambda line: line.at)
+
+
+def renewals(stack: Stack, since: datetime) -> list[LogLine]:
+    """What the refresher renewed, put off or failed at, oldest first.
+
+    Args:
+        stack: whose log.
+        since: aware.
+    """
+    lines = logs.read(stack, "token-refresher", _REFRESHER, since=since)
+    return [line for line in lines if line.text("state") not in {"", "not_due"}]
 
 
 def event_json(line: LogLine) -> dict[str, object]:

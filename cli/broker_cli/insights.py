@@ -2,9 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import Any, Final
+
+from botocore.exceptions import ClientError
 
 from broker_cli.aws import CONFIG, Stack, read_all
 from broker_cli.failures import ExitCode, Failure
@@ -82,7 +85,8 @@ class LogQuery:
         try:
             reply = self._result(query_id)
         except BaseException:  # Ctrl-C too: a query that nobody waits for is not to go on
-            self._logs.stop_query(queryId=query_id)
+            with suppress(ClientError):  # it has ended meanwhile
+                self._logs.stop_query(queryId=query_id)
             raise
         if (status := reply["status"]) != "Complete":
             raise Failure(

@@ -102,6 +102,7 @@ _add(
     "status",
     _LOOK,
     "broker status --watch",
+    "broker status --html status.html",
     "broker status --json | jq '.grants[] | select(.state != \"live\")'",
 )
 _add(

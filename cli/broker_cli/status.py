@@ -10,15 +10,16 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from rich.live import Live
 
-from broker_cli import logs
+from broker_cli import logs, page
 from broker_cli.aws import CONFIG, Stack, read_all
 from broker_cli.console import console, printable, say, say_json, working
-from broker_cli.failures import ExitCode, failure_of
+from broker_cli.failures import ExitCode, Failure, failure_of
 from broker_cli.logs import LogLine
 from broker_cli.options import Json, StackName
 from broker_cli.render import GrantRow, StatusView
@@ -196,12 +197,22 @@ def status(
         int, typer.Option(min=1, max=3600, metavar="SECONDS", help="How often --watch looks.")
     ] = 5,
     json: Json = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a page: grants, alarms, and a day's runs and callers."
+        ),
+    ] = None,
 ) -> None:
     """Show each grant: state, lifetime left, last renewal, what is wrong, when it is next due.
 
     Reads no token: parameters' metadata and the refresher's log, which is at most one interval
-    of the schedule old. Exits with 1 if a grant is expired or blocked.
+    of the schedule old. Exits with 1 if a grant is expired or blocked. The page of --html loads
+    nothing and runs no script; for a wall, have a scheduler write it again.
     """
+    if watch + json + (html is not None) > 1:
+        text = "--watch, --json and --html exclude each other"
+        raise Failure(text, "give one of them", ExitCode.USAGE)
     with working("looking"):
         opened = Stack.open(stack)
         rows = look(opened)
@@ -209,7 +220,11 @@ def status(
         _watch(opened, rows, every)
         return
     now = datetime.now(UTC)
-    if json:
+    if html:
+        with working("reading alarms and logs"):
+            text = page.status_page(opened, rows, now).html()
+        _write(text, html)
+    elif json:
         shown = {
             "stack": stack,
             "at": rfc3339(now),
@@ -222,6 +237,18 @@ def status(
             say("no run of the refresher yet: `broker refresh`, then look again", stderr=True)
     if not rows or not all(row.is_served for row in rows):
         raise typer.Exit(ExitCode.WRONG)
+
+
+def _write(text: str, file: Path) -> None:
+    try:
+        page.write(text, file)
+    except OSError as error:
+        raise Failure(
+            f"{file} cannot be written: {error.strerror}",
+            "name a file in a folder that you may write to",
+            ExitCode.USAGE,
+        ) from None
+    say(f"{file} is written", stderr=True)
 
 
 def _watch(stack: Stack, rows: list[GrantRow], every: int) -> None:

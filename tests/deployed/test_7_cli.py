@@ -280,6 +280,20 @@ def test_usage_counts_what_each_caller_got(renewed: Deployed, cli: Cli):
     assert f"locked,{elsewhere},0,0," in cli("usage", "--csv").stdout
 
 
+def test_status_page_shows_grants_alarms_runs_and_callers(
+    renewed: Deployed, cli: Cli, tmp_path: Path
+):
+    renewed.get("/tokens/deals", "user for deals")
+    result = cli("status", "--html", str(tmp_path / "status.html"))
+    assert result.exit_code == ExitCode.WRONG  # of `forbidden`
+    page = (tmp_path / "status.html").read_text("utf-8")
+    for expected in ("forbidden", "invalid_scope: ", "vend-crashes", "renewed", "user/sync"):
+        assert expected in page, expected
+    missing = cli("status", "--html", str(tmp_path / "none" / "status.html"))
+    assert missing.exit_code == ExitCode.USAGE
+    assert "cannot be written" in missing.stderr
+
+
 def test_trace_lists_the_events_of_a_token(renewed: Deployed, cli: Cli):
     token = fingerprint(renewed.get("/tokens/deals", "user for deals").access_token)
     renewed.stack.refresh({"force": True, "grants": ["deals"]})
