@@ -2,8 +2,11 @@
 
 It returns what a token client can see of Enable, and is stricter than Enable is
 known to be: the token endpoint (`POST /oauth2/token`, OAuth 2.0 client credentials with Enable's
-`dealtrack_registration_id`, RFC 6749 sections 4.4 and 5) and three areas of the API
-(`GET /v1/deals`, `/v1/activity`, `/v1/users`) that take its bearer tokens (RFC 6750).
+`dealtrack_registration_id`, RFC 6749 sections 4.4 and 5), the areas of the API
+(`GET /v1/deals`, `/v1/activity` …) that take its bearer tokens (RFC 6750), and reports, which
+take time: `POST /v1/reports/{area}` starts a job, `GET …/queue-jobs/{id}` is polled and redirects
+to the result. How a report starts is not published: here as JSON:API's recommendation,
+"Asynchronous Processing", has it.
 Secrets can be rotated, tokens revoked and the token endpoint broken while it runs.
 
 In a test or a demo it is a context manager that serves from a thread of the same process::
@@ -30,10 +33,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Self, override
+from typing import Literal, Self, get_args, override
 from urllib.parse import parse_qsl
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -70,7 +74,8 @@ def _sample(kind: str, number: int, **attributes: str) -> Mapping[str, object]:
     return {"type": kind, "id": str(number), "attributes": attributes}
 
 
-# The attributes are made up: the broker hands out tokens and never reads a resource.
+# The attributes are made up: the broker hands out tokens and never reads a resource. Which scope
+# opens the areas besides deals, activity and users is not published: here it is read:deals.
 _AREAS = {
     "/v1/deals": _Area(
         scope="read:deals",
@@ -94,7 +99,18 @@ _AREAS = {
             _sample("users", 2, name="Ben Example", role="approver"),
         ),
     ),
+} | {
+    f"/v1/{kind}": _Area(scope="read:deals", resources=(_sample(kind, 1, name="an example"),))
+    for kind in (
+        *("trading-partners", "schemes", "items", "earnings", "granular-earnings", "turnover"),
+        *("attachments", "collaborators", "collections", "collection-items"),
+    )
 }
+_REPORT = re.compile(
+    r"/v1/reports/(?P<area>[a-z-]+)(/(?P<kind>queue-jobs|results)/(?P<job_id>[0-9a-f-]{36}))?"
+)
+
+type Signature = Literal["HS256", "RS256"]
 
 SCOPES = frozenset(area.scope for area in _AREAS.values())
 """The scopes that open an area here."""
@@ -195,6 +211,24 @@ class _IssuedToken:
     expires_in: int  # seconds from issue
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """A report that a client has started."""
+
+    area: str
+    client_id: str
+    ready_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """What a path of the API takes, and what it returns to a client that may have it."""
+
+    scope: str
+    method: str
+    respond: Callable[[str, datetime], Response]
+
+
 class _TokenRefusedError(Exception):
     """A refusal of the token endpoint, as RFC 6749 section 5.2 puts it.
 
@@ -217,6 +251,7 @@ class FakeEnable:
 
     Attributes:
         latency: How long the token endpoint sleeps before it responds; may be set at any time.
+        report_time: How long a report takes; may be set at any time.
     """
 
     def __init__(
@@ -225,6 +260,7 @@ class FakeEnable:
         token_lifetime: timedelta = DEFAULT_TOKEN_LIFETIME,
         port: int = 0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        signature: Signature = "HS256",
     ) -> None:
         """Make the fake Enable, and the key that signs its tokens, without starting it.
 
@@ -233,12 +269,15 @@ class FakeEnable:
             token_lifetime: How long a token lives; see the property.
             port: The port to serve on; 0 takes a free one.
             clock: Tells the time (UTC); tests wind it on instead of waiting.
+            signature: Of the tokens: HS256 as in Enable's published examples, or RS256.
         """
         self.token_lifetime = token_lifetime
         self.latency = timedelta(0)
+        self.report_time = timedelta(seconds=1)
         self._clock = clock
         self._requested_port = port
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._signature = signature
+        self._key = _new_key(signature)
         self._server: BaseWSGIServer | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -251,6 +290,7 @@ class FakeEnable:
             client.client_id: (client.client_secret,) for client in clients
         }
         self._issued: dict[str, _IssuedToken] = {}
+        self._jobs: dict[str, _Job] = {}
         self._revoked: set[str] = set()
         self._outage: Outage | None = None
         self._token_requests: list[TokenRequestSeen] = []
@@ -416,10 +456,54 @@ class FakeEnable:
     def _respond(self, request: Request) -> Response:
         if request.path == _OAUTH_PATH:
             return self._respond_to_token_request(request)
-        area = _AREAS.get(request.path)
-        if area is not None:
-            return self._respond_to_api_request(request, area)
-        return _api_error(HTTPStatus.NOT_FOUND, "not_found", "there is no such resource")
+        route = self._route(request.path)
+        if route is not None:
+            return self._respond_to_api_request(request, route)
+        return _not_found()
+
+    def _route(self, path: str) -> _Route | None:
+        """What there is at a path."""
+        if path in _AREAS:
+            return _Route(_AREAS[path].scope, "GET", lambda *_: _resources(_AREAS[path]))
+        found = _REPORT.fullmatch(path)
+        area = _AREAS.get(f"/v1/{found['area']}") if found else None
+        if found is None or area is None:
+            return None
+        job_id = found["job_id"]
+        if job_id is None:
+            return _Route(area.scope, "POST", partial(self._start_report, found["area"]))
+        respond = self._poll_report if found["kind"] == "queue-jobs" else self._report
+        return _Route(area.scope, "GET", partial(respond, found["area"], job_id))
+
+    def _start_report(self, area: str, client_id: str, now: datetime) -> Response:
+        job_id = str(uuid.uuid4())
+        with self._lock:
+            job = _Job(area=area, client_id=client_id, ready_at=now + self.report_time)
+            self._jobs[job_id] = job
+        response = _job_response(job_id, HTTPStatus.ACCEPTED)
+        response.headers["Content-Location"] = f"/v1/reports/{area}/queue-jobs/{job_id}"
+        return response
+
+    def _poll_report(self, area: str, job_id: str, client_id: str, now: datetime) -> Response:
+        job = self._job(area, job_id, client_id)
+        if job is None:
+            return _not_found()
+        if now < job.ready_at:
+            return _job_response(job_id, HTTPStatus.OK)
+        location = f"/v1/reports/{area}/results/{job_id}"
+        return Response(status=HTTPStatus.SEE_OTHER, headers={"Location": location})
+
+    def _report(self, area: str, job_id: str, client_id: str, now: datetime) -> Response:
+        job = self._job(area, job_id, client_id)
+        if job is None or now < job.ready_at:
+            return _not_found()
+        return _resources(_AREAS[f"/v1/{area}"])
+
+    def _job(self, area: str, job_id: str, client_id: str) -> _Job | None:
+        """A job of this client; another's is not there."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+        return job if job and (job.area, job.client_id) == (area, client_id) else None
 
     def _respond_to_token_request(self, request: Request) -> Response:
         at = self._clock()
@@ -503,17 +587,17 @@ class FakeEnable:
             "scope": scope,
         }
         return _IssuedToken(
-            token=jwt.encode(claims, self._key, algorithm="RS256"),
+            token=jwt.encode(claims, self._key, algorithm=self._signature),
             client_id=client_id,
             scope=scope,
             expires_at=expires_at,
             expires_in=int(lifetime.total_seconds()),
         )
 
-    def _respond_to_api_request(self, request: Request, area: _Area) -> Response:
+    def _respond_to_api_request(self, request: Request, route: _Route) -> Response:
         at = self._clock()
         token = _bearer_token(request)
-        response = self._api_response(request, area, token, at)
+        response = self._api_response(request, route, token, at)
         self._see(
             ApiRequestSeen(
                 at=at,
@@ -525,34 +609,34 @@ class FakeEnable:
         return response
 
     def _api_response(
-        self, request: Request, area: _Area, token: str | None, now: datetime
+        self, request: Request, route: _Route, token: str | None, now: datetime
     ) -> Response:
-        if request.method != "GET":
+        if request.method != route.method:
             return _api_error(
                 HTTPStatus.METHOD_NOT_ALLOWED,
                 "method_not_allowed",
-                "only GET is implemented here",
-                {"Allow": "GET"},
+                f"only {route.method} is implemented here",
+                {"Allow": route.method},
             )
-        granted = None if token is None else self._granted_scopes(token, now)
-        if granted is None:
+        issued = None if token is None else self._live_token(token, now)
+        if issued is None:
             return _api_error(
                 HTTPStatus.UNAUTHORIZED,
                 "invalid_token",
                 "the token is missing, malformed, expired or revoked",
                 {"WWW-Authenticate": 'Bearer error="invalid_token"'},
             )
-        if area.scope not in granted:
+        if route.scope not in issued.scope.split(" "):
             return _api_error(
                 HTTPStatus.FORBIDDEN,
                 "insufficient_scope",
-                f"the token does not carry {area.scope}",
-                {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{area.scope}"'},
+                f"the token does not carry {route.scope}",
+                {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{route.scope}"'},
             )
-        return Response(json.dumps({"data": area.resources}), content_type=_JSON_API)
+        return route.respond(issued.client_id, now)
 
-    def _granted_scopes(self, token: str, now: datetime) -> frozenset[str] | None:
-        """Return the scopes of a token that is good now, or None.
+    def _live_token(self, token: str, now: datetime) -> _IssuedToken | None:
+        """Return what was issued with a token that is good now, or None.
 
         The token must be one that was issued, byte for byte. That takes in the signature, and
         refuses what a signature lets through: a respelling of a revoked token's base64url.
@@ -565,7 +649,7 @@ class FakeEnable:
             return None
         if now.timestamp() >= issued.expires_at:
             return None
-        return frozenset(issued.scope.split(" "))
+        return issued
 
     def _see(self, seen: TokenRequestSeen | ApiRequestSeen) -> None:
         with self._lock:
@@ -649,6 +733,12 @@ def _bearer_token(request: Request) -> str | None:
     return token if scheme.lower() == "bearer" and token else None
 
 
+def _new_key(signature: Signature) -> bytes | rsa.RSAPrivateKey:
+    if signature == "HS256":
+        return secrets.token_bytes(32)
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 def _equals(left: str, right: str) -> bool:
     """Compare in constant time, as bytes: compare_digest refuses text outside ASCII."""
     return hmac.compare_digest(left.encode(), right.encode())
@@ -695,6 +785,22 @@ def _outage_response(outage: Outage) -> Response:
     if outage.retry_after is not None:
         response.headers["Retry-After"] = str(math.ceil(outage.retry_after.total_seconds()))
     return response
+
+
+def _resources(area: _Area) -> Response:
+    return Response(json.dumps({"data": area.resources}), content_type=_JSON_API)
+
+
+def _job_response(job_id: str, status: HTTPStatus) -> Response:
+    """Return a job that goes on (JSON:API, "Asynchronous Processing")."""
+    job = {"type": "queue-jobs", "id": job_id, "attributes": {"status": "processing"}}
+    response = Response(json.dumps({"data": job}), status=status, content_type=_JSON_API)
+    response.headers["Retry-After"] = "1"
+    return response
+
+
+def _not_found() -> Response:
+    return _api_error(HTTPStatus.NOT_FOUND, "not_found", "there is no such resource")
 
 
 def _api_error(
@@ -749,7 +855,9 @@ def _serve(options: argparse.Namespace) -> None:
     # Both the same, and SIGINT again: a shell starts background jobs with it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    with FakeEnable(client, token_lifetime=lifetime, port=options.port) as fake_enable:
+    with FakeEnable(
+        client, token_lifetime=lifetime, port=options.port, signature=options.signature
+    ) as fake_enable:
         if options.write_client is not None:
             _write_client(client, options.write_client)
         _print_addresses(fake_enable, options.client or options.write_client)
@@ -768,6 +876,12 @@ def _argument_parser() -> argparse.ArgumentParser:
         default=int(DEFAULT_TOKEN_LIFETIME.total_seconds()),
         metavar="SECONDS",
         help="how long a token lives (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--signature",
+        choices=get_args(Signature.__value__),
+        default="HS256",
+        help="of the tokens (default: %(default)s, as in Enable's published examples)",
     )
     credentials = parser.add_mutually_exclusive_group()
     credentials.add_argument(

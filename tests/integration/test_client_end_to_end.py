@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 import pytest
 import requests
@@ -20,6 +21,7 @@ from botocore.credentials import Credentials
 
 from enable_broker_client import NotAllowed, NoTokenInTime, TokenSource
 from enable_broker_client.requests import BrokerAuth
+from local.broker_stack import ROOT
 from local.fake_enable import Client, FakeEnable, fingerprint
 from tests.servers import LoopbackServer
 
@@ -135,7 +137,7 @@ def broker(enable: FakeEnable, enable_client: Client) -> Iterator[Broker]:
         server.pool.clear()
 
 
-def source_of(broker: Broker, session: Session | None = None, **options: timedelta) -> TokenSource:
+def source_of(broker: Broker, session: Session | None = None, **options: Any) -> TokenSource:
     return TokenSource(
         broker.url, "deals", session=session or Session(), region=REGION, host=HOST, **options
     )
@@ -155,6 +157,41 @@ def test_signed_request_gets_a_token_that_enable_accepts(broker: Broker, enable:
         timeout=10,
     )
     assert response.status_code == 200
+
+
+def documented(heading: str) -> str:
+    """The first Python example below a heading of docs/callers.md."""
+    page = (ROOT / "docs/callers.md").read_text(encoding="utf-8")
+    return page.partition(f"### {heading}\n")[2].partition("```python\n")[2].partition("```")[0]
+
+
+def test_documented_poll_of_a_report_outlasts_the_tokens(
+    broker: Broker,
+    enable: FakeEnable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """Half an hour and tokens of ten minutes: each sleep of the example winds every clock on."""
+    elapsed = timedelta(0)
+
+    def sleep(_seconds: float) -> None:
+        nonlocal elapsed
+        elapsed += timedelta(minutes=5)
+        broker.renew()  # as the refresher does before a token ends
+
+    monkeypatch.setattr(enable, "_clock", lambda: datetime.now(UTC) + elapsed)
+    enable.token_lifetime, enable.report_time = timedelta(minutes=10), timedelta(minutes=30)
+    broker.renew()
+    source = source_of(broker, clock=lambda: time.monotonic() + elapsed.total_seconds())
+    monkeypatch.setattr("enable_broker_client.TokenSource", lambda *_, **__: source)
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setenv("ENABLE_URL", enable.url)
+    monkeypatch.setenv("TOKEN_API_URL", broker.url)
+    exec(documented("A report that takes longer than a token lives"), {})  # noqa: S102
+    assert "'type': 'earnings'" in capsys.readouterr().out
+    seen = enable.api_requests
+    assert {request.status for request in seen} == {202, 200, 303}
+    assert len({request.fingerprint for request in seen}) >= 3
 
 
 def test_wrong_key_is_not_allowed(broker: Broker):

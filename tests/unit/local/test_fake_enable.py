@@ -112,7 +112,7 @@ def test_token_answer_is_what_enable_documents(enable: FakeEnable) -> None:
         "expires_in": 900,
         "scope": "read:deals",
     }
-    assert jwt.get_unverified_header(token)["alg"] == "RS256"
+    assert jwt.get_unverified_header(token)["alg"] == "HS256"
     claims = jwt.decode(token, options={"verify_signature": False})
     assert claims.pop("jti")
     assert claims == {
@@ -326,16 +326,14 @@ def test_latency_delays_the_token_endpoint(enable: FakeEnable) -> None:
 # The API
 
 
-@pytest.mark.parametrize("area", ["deals", "activity", "users"])
+OF_ALL = {"client_id": "a", "client_secret": "b", "dealtrack_registration_id": "c"}
+
+
+@pytest.mark.parametrize("area", [path.removeprefix("/v1/") for path in fake_enable._AREAS])
 def test_area_opens_for_its_scope(area: str) -> None:
-    enable = FakeEnable(Client(client_id="a", client_secret="b", dealtrack_registration_id="c"))
-    token = get_token(
-        enable,
-        client_id="a",
-        client_secret="b",
-        dealtrack_registration_id="c",
-        scope=f"read:{area}",
-    )
+    enable = FakeEnable(Client(**OF_ALL))
+    scope = f"read:{area}" if f"read:{area}" in SCOPES else "read:deals"
+    token = get_token(enable, **OF_ALL, scope=scope)
 
     response = get(enable, f"/v1/{area}", f"bearer {token}")
 
@@ -347,6 +345,68 @@ def test_area_opens_for_its_scope(area: str) -> None:
     assert {resource["type"] for resource in resources} == {area}
 
 
+@pytest.mark.parametrize("signature", ["HS256", "RS256"])
+def test_signature_can_be_either(signature: fake_enable.Signature) -> None:
+    enable = FakeEnable(CLIENT, signature=signature)
+    token = get_token(enable)
+    assert jwt.get_unverified_header(token)["alg"] == signature
+    assert get(enable, "/v1/deals", f"Bearer {token}").status_code == 200
+
+
+# Reports
+
+
+def start_report(enable: FakeEnable, token: str) -> TestResponse:
+    return WebClient(enable).post(
+        "/v1/reports/earnings", headers={"Authorization": f"Bearer {token}"}
+    )
+
+
+def test_report_is_polled_and_then_redirects_to_its_result(
+    enable: FakeEnable, clock: Clock
+) -> None:
+    enable.report_time = timedelta(minutes=30)
+    started = start_report(enable, get_token(enable))
+    job = started.headers["Content-Location"]
+    bearer = f"Bearer {get_token(enable)}"
+
+    pending = get(enable, job, bearer)
+    result = job.replace("queue-jobs", "results")
+    early = get(enable, result, bearer)
+    clock.now += enable.report_time
+    bearer = f"Bearer {get_token(enable)}"  # the report took longer than the first token lived
+    done = get(enable, job, bearer)
+
+    assert (started.status_code, pending.status_code, early.status_code) == (202, 200, 404)
+    assert document(pending)["data"]["type"] == "queue-jobs"
+    assert pending.headers["Retry-After"] == "1"
+    assert (done.status_code, done.headers["Location"]) == (303, result)
+    assert document(get(enable, result, bearer))["data"][0]["type"] == "earnings"
+
+
+def test_report_needs_a_live_token_and_its_scope_at_every_step(
+    enable: FakeEnable, clock: Clock
+) -> None:
+    token = get_token(enable)
+    job = start_report(enable, token).headers["Content-Location"]
+    clock.now += enable.token_lifetime
+
+    assert_token_refused(get(enable, job, f"Bearer {token}"))
+    assert_token_refused(start_report(enable, token))
+    assert start_report(enable, get_token(enable, scope="read:users")).status_code == 403
+
+
+def test_report_of_another_client_is_not_there(clock: Clock) -> None:
+    enable = FakeEnable(CLIENT, Client(**OF_ALL), clock=clock)
+    job = start_report(enable, get_token(enable)).headers["Content-Location"]
+    other = f"Bearer {get_token(enable, **OF_ALL)}"
+    clock.now += enable.report_time
+
+    assert get(enable, job, other).status_code == 404
+    assert get(enable, job.replace("queue-jobs", "results"), other).status_code == 404
+    assert get(enable, job.replace("earnings", "turnover"), other).status_code == 404
+
+
 def tampered(token: str) -> str:
     head, claims, signature = token.split(".")
     return f"{head}.{claims[:-2]}AA.{signature}"
@@ -355,7 +415,8 @@ def tampered(token: str) -> str:
 def respelled(token: str) -> str:
     """Return another spelling of the same signature: its last base64 digit has spare bits."""
     spelling = token[:-1] + chr(ord(token[-1]) + 1)
-    assert urlsafe_b64decode(spelling[-342:] + "==") == urlsafe_b64decode(token[-342:] + "==")
+    signatures = [text.rpartition(".")[2] + "=" for text in (token, spelling)]
+    assert urlsafe_b64decode(signatures[0]) == urlsafe_b64decode(signatures[1])
     return spelling
 
 
@@ -419,7 +480,12 @@ def test_token_without_the_scope_is_forbidden(enable: FakeEnable) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("POST", "/v1/deals", 405), ("GET", "/v1/deals/", 404), ("GET", "/", 404)],
+    [
+        ("POST", "/v1/deals", 405),
+        ("GET", "/v1/deals/", 404),
+        ("GET", "/", 404),
+        ("GET", "/v1/reports/x", 404),
+    ],
 )
 def test_rest_of_the_api_is_not_there(
     enable: FakeEnable, method: str, path: str, status: int
