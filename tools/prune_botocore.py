@@ -59,7 +59,24 @@ def _pruned_model(model: Document, operations: frozenset[str]) -> Document:
         needed |= found
         found = {name for f in found for name in _mentioned(model["shapes"][f])} - needed
     shapes = {name: shape for name, shape in model["shapes"].items() if name in needed}
-    return {**model, "operations": kept, "shapes": shapes}
+    return {
+        **model,
+        "operations": {name: _undocumented(operation) for name, operation in kept.items()},
+        "shapes": {name: _undocumented(shape) for name, shape in shapes.items()},
+    }
+
+
+def _undocumented(node: Any) -> Any:
+    """A part of a model without its documentation, which only botocore's docstrings show."""
+    if isinstance(node, list):
+        return [_undocumented(item) for item in node]
+    if isinstance(node, dict):
+        return {
+            key: _undocumented(value)
+            for key, value in node.items()
+            if not (key == "documentation" and isinstance(value, str))
+        }
+    return node
 
 
 def _mentioned(node: object) -> Iterator[str]:

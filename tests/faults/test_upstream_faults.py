@@ -308,7 +308,7 @@ def _behind_proxy(
 
 def _wire_vendor(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the vend function read the same store."""
-    monkeypatch.setattr(vendor_app, "get_session", MagicMock())
+    monkeypatch.setattr(vendor_app, "_session", MagicMock())
     monkeypatch.setattr(vendor_app, "ParameterTokenStore", lambda *_, **__: broker.store)
     monkeypatch.setattr(vendor_app, "load_grants", lambda: {GRANT: Grant(scope=SCOPE)})
     monkeypatch.setenv("TOKEN_PARAMETER_PREFIX", "/enable-tokens/faults")

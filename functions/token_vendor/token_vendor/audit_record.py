@@ -7,7 +7,7 @@ MAX_GRANT_CHARS: Final = 64
 """No grant's name is longer; a name that a caller made up is cut here."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class AuditRecord:
     """One request, filled in as its facts become known.
 

@@ -5,14 +5,13 @@ new for half an hour. The monotonic clock may stand still while Lambda freezes a
 environment between two requests.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from token_broker.expiry import is_fresh
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """A point in time.
 
     Attributes:

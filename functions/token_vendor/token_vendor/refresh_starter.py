@@ -19,7 +19,7 @@ class Invoker(Protocol):
         """Put an event into the function's asynchronous queue."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class RefreshStarter:
     """Starts refresh runs on demand.
 

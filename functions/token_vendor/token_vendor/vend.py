@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from token_broker.callers import is_allowed
 from token_broker.errors import (
@@ -47,8 +47,7 @@ class TokenReader(Protocol):
         """The stored token, live or not."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VendRequest:
+class VendRequest(NamedTuple):
     """What a caller requests.
 
     Attributes:
@@ -64,8 +63,7 @@ class VendRequest:
     other_than: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vended:
+class Vended(NamedTuple):
     """A token that is vended.
 
     Attributes:
@@ -114,8 +112,7 @@ class Reason(StrEnum):
     ENDS_TOO_SOON = "ends_too_soon"
 
 
-@dataclass(frozen=True, slots=True)
-class Unfit:
+class Unfit(NamedTuple):
     """What is stored does not fit a request.
 
     Attributes:
@@ -180,15 +177,14 @@ def refusal(unfit: Unfit, now: datetime) -> BrokerError:
     return NoLiveToken("there is no live token", retry_after=RETRY_AFTER)
 
 
-@dataclass(frozen=True, slots=True)
-class _Remembered:
+class _Remembered(NamedTuple):
     """What an environment last read from the store."""
 
     stored: Verdict
     read_at: Moment
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Vendor:
     """Vends live tokens.
 

@@ -3,15 +3,14 @@
 import base64
 import binascii
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 MAX_LIFETIME = timedelta(hours=24)
 """No token is trusted longer than this, whatever its issuer says: the broker renews it then."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JwtTimes:
+class JwtTimes(NamedTuple):
     """What a JWT says of its own life (RFC 7519 section 4.1), its signature not verified.
 
     Attributes:

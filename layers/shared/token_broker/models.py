@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from token_broker.errors import CorruptStoredToken, GrantBlocked
 from token_broker.expiry import MAX_LIFETIME
@@ -125,8 +125,7 @@ class StoredToken:
         return token if is_sound else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blocked:
+class Blocked(NamedTuple):
     """An operator's block, which stands in a token's place.
 
     Attributes:
@@ -140,15 +139,13 @@ class Blocked:
     parameter_version: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Corrupt:
+class Corrupt(NamedTuple):
     """A parameter that contains something that the broker did not write."""
 
     parameter_version: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unreadable:
+class Unreadable(NamedTuple):
     """A parameter that can no longer be decrypted.
 
     Attributes:
