@@ -13,7 +13,7 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import api, cold_start, cost, idle, renewal, sizes, upstream, warm
+from benchmarks import api, cold_start, cost, idle, instructions, renewal, sizes, upstream, warm
 from benchmarks.lab import Lab, open_lab
 from benchmarks.results import Row, as_markdown, as_table
 from local.embedded_aws import EmbeddedAwsFailed
@@ -29,6 +29,7 @@ class Effort:
     """How often each thing is measured."""
 
     cold_starts: int
+    counts_instructions: bool
     warm_processes: int
     warm_requests: int
     api_rounds: int
@@ -40,6 +41,7 @@ class Effort:
 
 FULL: Final = Effort(
     cold_starts=25,
+    counts_instructions=True,
     warm_processes=4,
     warm_requests=4_000,
     api_rounds=12,
@@ -50,6 +52,7 @@ FULL: Final = Effort(
 )
 QUICK: Final = Effort(
     cold_starts=5,
+    counts_instructions=False,
     warm_processes=3,
     warm_requests=1_000,
     api_rounds=3,
@@ -115,6 +118,8 @@ def _measure_in(
     lab: Lab, effort: Effort, section: Callable[[str, Callable[[], list[Row]]], None]
 ) -> None:
     section("Cold start of vend", lambda: cold_start.measure_vend(lab, effort.cold_starts))
+    if effort.counts_instructions:
+        section("Instructions of a vend's cold start", lambda: instructions.rows(lab))
     section("Cold start of refresh", lambda: cold_start.measure_refresh(lab, effort.cold_starts))
     section(
         "Warm vend, in process",

@@ -1,7 +1,7 @@
 """Cold starts: fresh processes in turn, until the first token is served or stored.
 
-The limits are on processor time, pair by pair, and on instructions, which other work of the
-machine does not add to; the time on the clock stands beside them.
+The limits are on processor time, pair by pair; the time on the clock stands beside it. The
+instructions of a vend's start are counted in `benchmarks/instructions.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

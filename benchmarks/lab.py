@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +67,30 @@ class Lab:
         Raises:
             RuntimeError: it failed; with the end of what it printed.
         """
+        found: dict[str, object] = json.loads(self.run(script, *arguments).stdout.splitlines()[-1])
+        return found
+
+    def run(
+        self,
+        script: str,
+        *arguments: str | Path,
+        options: Sequence[str] = (),
+        under: Sequence[str] = (),
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a script of `children/` in a fresh bare interpreter.
+
+        Args:
+            script: its file name.
+            arguments: what it gets.
+            options: the interpreter's own, as `-X importtime`.
+            under: a command that runs the interpreter and watches it.
+
+        Raises:
+            RuntimeError: it failed; with the end of what it printed.
+        """
+        child = ROOT / "benchmarks" / "children" / script
         run = subprocess.run(
-            [self.python, "-I", "-B", ROOT / "benchmarks" / "children" / script, *arguments],
+            [*under, self.python, "-I", "-B", *options, child, *arguments],
             env=self._environ,
             cwd=self.folder,
             capture_output=True,
@@ -76,9 +98,8 @@ class Lab:
             check=False,
         )
         if run.returncode:
-            raise RuntimeError(f"{script} {arguments[0]}: {run.stderr[-2000:]}")
-        found: dict[str, object] = json.loads(run.stdout.splitlines()[-1])
-        return found
+            raise RuntimeError(f"{' '.join(map(str, (script, *arguments)))}: {run.stderr[-2000:]}")
+        return run
 
     @property
     def _environ(self) -> dict[str, str]:

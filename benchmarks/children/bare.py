@@ -1,0 +1,1 @@
+"""The interpreter alone: what every start has executed before its first line of its own."""

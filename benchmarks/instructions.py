@@ -1,0 +1,53 @@
+"""Instructions that a fresh process executes, as valgrind's callgrind counts them.
+
+No other work of the machine adds to them: two counts of a start differ by less than 0.2 %.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from benchmarks.lab import Lab
+from benchmarks.results import Row
+
+VALGRIND: Final = shutil.which("valgrind")
+
+LIMIT: Final = 0.65
+"""Of the floor: 0.63 when it was last looked at, and a new botocore moves both."""
+
+
+def rows(lab: Lab) -> list[Row]:
+    """A vend's start against the floor; what the interpreter executes before is in neither."""
+    what = "instructions, against only boto3, the ssm client and the parameter"
+    if VALGRIND is None:
+        return [Row(what, figure="not counted", detail="install valgrind")]
+    found = {name: count(lab, *command) for name, command in vend_starts(lab).items()}
+    bare = count(lab, "bare.py")
+    ours, floor = (found[name] - bare for name in ("ours", "floor"))
+    detail = f"{ours / 1e6:.0f} million : {floor / 1e6:.0f} million"
+    return [Row.at_most(what, ours / floor, LIMIT, "×", detail)]
+
+
+def vend_starts(lab: Lab) -> Mapping[str, tuple[str | Path, ...]]:
+    """The script and arguments of both starts."""
+    return {
+        "ours": ("cold_start.py", "token_vendor.app", lab.event_file, *lab.vendor),
+        "floor": ("floor_vend.py", *lab.floor),
+    }
+
+
+def count(lab: Lab, script: str | Path, *arguments: str | Path) -> int:
+    """Of one run of a script of `children/`.
+
+    Raises:
+        RuntimeError: the script failed, or valgrind is missing or printed no count.
+    """
+    if VALGRIND is None:
+        raise RuntimeError("valgrind is not installed: install it to count instructions")
+    tool = (VALGRIND, "--tool=callgrind", "--callgrind-out-file=/dev/null")
+    printed = lab.run(str(script), *arguments, under=tool).stderr
+    if not (found := re.search(r"Collected *: *(\d+)", printed)):
+        raise RuntimeError(f"valgrind printed no count: {printed[-500:]}")
+    return int(found[1])
