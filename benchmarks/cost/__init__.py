@@ -45,15 +45,19 @@ REFRESHER_METRICS_BY_GRANT: Final = 2
 VENDOR_METRICS: Final = 1
 """`Vended`; with MetricsByGrant one more for each grant."""
 
-VEND_LOG_BYTES: Final = 1_250
-"""The audit line, the metrics line and Lambda's own three."""
+INVOCATION_LOG_BYTES: Final = 260
+"""Lambda's own three lines of each invocation."""
 
-RUN_LOG_BYTES: Final = 920
+VEND_LOG_BYTES: Final = 380
+"""The audit line of a vend by a role, from which CloudWatch counts `Vended`."""
+
+RUN_LOG_BYTES: Final = 520
 GRANT_LOG_BYTES: Final = 95
 RENEWAL_LOG_BYTES: Final = 450
-"""Lambda's own lines, the metrics line and the line of a refresh run; in it each grant; the audit
-line of a renewal.
-"""
+"""The metrics line and the line of a refresh run; in it each grant; the audit line of a renewal."""
+
+METRICS_LINE_BYTES: Final = 300
+"""With MetricsByGrant, a line of metrics of each grant in each run, and of each vend."""
 
 REFRESHER_HOURS: Final = 1
 """How long an environment of the refresher lives; it decrypts every token once."""
@@ -137,8 +141,10 @@ def broker(grants: int, vends: int, *, metrics_by_grant: bool = False) -> dict[s
     renewals = HOURS * TOKENS_PER_HOUR * grants
     decrypted = renewals + HOURS / REFRESHER_HOURS * grants
     run_seconds = RUNS * (0.05 + 0.00125 * grants) + renewals * 0.3 / 8
-    log_bytes: float = RUNS * (RUN_LOG_BYTES + grants * GRANT_LOG_BYTES)
-    log_bytes += renewals * RENEWAL_LOG_BYTES + vends * VEND_LOG_BYTES
+    log_bytes: float = INVOCATION_LOG_BYTES * (RUNS + vends) + vends * VEND_LOG_BYTES
+    log_bytes += RUNS * (RUN_LOG_BYTES + grants * GRANT_LOG_BYTES) + renewals * RENEWAL_LOG_BYTES
+    if metrics_by_grant:
+        log_bytes += METRICS_LINE_BYTES * (RUNS * grants + vends)
     log_gb = log_bytes / 1e9
     metrics = REFRESHER_METRICS + (VENDOR_METRICS if vends else 0)
     if metrics_by_grant:

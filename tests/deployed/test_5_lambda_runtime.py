@@ -198,7 +198,7 @@ def test_nothing_is_logged_twice(refresher: Seen, vendor: Seen):
     assert logged(refresher, "refresh run") == 2
     assert logged(vendor, "token vended") == 2
     assert logged(vendor, "token refused") == 2
-    assert sum("Vended" in record for record in records(vendor.logs)) == 2
+    assert not any("Vended" in record for record in records(vendor.logs))  # counted from the line
 
 
 def test_run_without_a_response_from_enable_ends_before_its_timeout(

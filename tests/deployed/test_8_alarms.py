@@ -115,13 +115,12 @@ SERVICE = ("service",)
 OF_A_RUN = {
     (name, SERVICE) for name in ("SecondsToExpiry", "DueWindowLeft", "Renewed", "RenewalFailed")
 }
-OF_A_VEND = {("Vended", SERVICE)}
 OF_A_REFUSAL = {("VendRefused", SERVICE), ("VendRefused", ("reason", "service"))}
 
 
 @pytest.mark.parametrize(
     ("service", "expected"),
-    [("token-refresher", OF_A_RUN), ("token-vendor", OF_A_VEND | OF_A_REFUSAL)],
+    [("token-refresher", OF_A_RUN), ("token-vendor", OF_A_REFUSAL)],
 )
 def test_log_contains_the_metrics_of_alarms_and_dashboard(
     renewed: Deployed, service: str, expected: Emitted
@@ -136,6 +135,22 @@ def test_log_contains_the_metrics_of_alarms_and_dashboard(
     )
     by_grant = [dimensions for _, dimensions in _emitted(renewed.stack, service)]
     assert not [dimensions for dimensions in by_grant if "grant" in dimensions]
+
+
+def test_vends_are_counted_from_their_audit_lines(renewed: Deployed):
+    group = f"/enable-token-broker/{STACK_NAME}/token-vendor"
+    logs = renewed.stack.administrator.client("logs")
+    (found,) = logs.describe_metric_filters(logGroupName=group)["metricFilters"]
+    (metric,) = found["metricTransformations"]
+    assert (metric["metricNamespace"], metric["metricName"]) == (
+        f"{NAMESPACE}/{STACK_NAME}",
+        "Vended",
+    )
+    assert renewed.get("/tokens/deals", "user for deals").status == 200
+    vended = [r for r in renewed.stack.log_records("token-vendor") if "fingerprint" in r]
+    assert {f'{{ $.message = "{r["message"]}" }}' for r in vended} == {found["filterPattern"]}
+    assert metric["dimensions"] == {"service": "$.service"}
+    assert {r["service"] for r in vended} == {"token-vendor"}
 
 
 def test_due_window_left_is_a_percentage(renewed: Deployed):

@@ -21,9 +21,9 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 import pytest
 
 from broker_cli.schemas import SCHEMAS
-from tests.template.test_template import ROOT
+from tests.template.test_template import ROOT, template
 from tests.unit.fakes import NOW, FakeSsm, FakeStates, stored
-from token_broker.metrics import METRICS
+from token_broker.metrics import METRICS, NAMESPACE
 from token_broker.models import block_record, rfc3339
 from token_broker.token_store import ParameterTokenStore
 from token_refresher import app as refresher
@@ -117,6 +117,8 @@ def _emitted(*, by_grant: str) -> dict[str, set[tuple[str, tuple[str, ...]]]]:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as written:
         patch.setenv("METRICS_BY_GRANT", by_grant)
         _count_everything()
+    for name, service, _ in _of_log_lines():
+        found[name] = {(service, ())}
     for line in map(json.loads, written.getvalue().splitlines()):
         (directive,) = line["_aws"]["CloudWatchMetrics"]
         for metric in directive["Metrics"]:
@@ -135,11 +137,29 @@ def _count_everything() -> None:
         refresher._measure_by_grant(each, NOW, 100.0)
     for call in _calls(vendor, "_count"):
         vendor._count(ast.literal_eval(call.args[0]), "deals")
-    for call in _calls(vendor, "emit"):
+    for call in _calls(vendor, "emit", "emit_by_grant"):
         values = cast("ast.Dict", call.args[1])
-        if isinstance(values.keys[0], ast.Constant):  # not that of `_count`
+        if isinstance(values.keys[0], ast.Constant):  # not those of `_count`
             details = {word.arg: "x" for word in call.keywords if word.arg}
-            vendor.emit(vendor.SERVICE, ast.literal_eval(values), **details)
+            emit = getattr(vendor, ast.unparse(call.func))
+            emit(vendor.SERVICE, ast.literal_eval(values), **details)
+
+
+def _of_log_lines() -> Iterator[tuple[str, str, str]]:
+    """The template's metric filters: metric, service and the message that is counted."""
+    for resource in template()["Resources"].values():
+        if resource["Type"] == "AWS::Logs::MetricFilter":
+            group = template()["Resources"][resource["Properties"]["LogGroupName"]["Ref"]]
+            service = group["Properties"]["LogGroupName"]["Fn::Sub"].rpartition("/")[2]
+            (metric,) = resource["Properties"]["MetricTransformations"]
+            assert metric["MetricNamespace"] == {"Fn::Sub": f"{NAMESPACE}/${{AWS::StackName}}"}
+            assert metric["Dimensions"] == [{"Key": "service", "Value": "$.service"}]
+            assert (metric["MetricValue"], metric["Unit"]) == ("1", METRICS[metric["MetricName"]])
+            pattern = re.fullmatch(
+                r'\{ \$\.message = "([^"]+)" \}', resource["Properties"]["FilterPattern"]
+            )
+            assert pattern
+            yield metric["MetricName"], service, pattern[1]
 
 
 def _source(module: Any) -> str:
@@ -230,6 +250,15 @@ def test_every_table_of_the_page_is_compared():
 def test_metrics_have_the_units_and_dimensions_of_the_page():
     assert {name: cells[1:4] for name, cells in rows("Metrics").items()} == metrics()
     assert {name: cells[4] for name, cells in rows("Metrics").items()} == dict(METRICS)
+
+
+def test_metrics_of_log_lines_count_a_message_of_the_page_and_are_counted_once():
+    for name, service, message in _of_log_lines():
+        assert message in rows("Log messages")
+        logged = (c.args[0] for c in _calls(FUNCTIONS[service], "logger.info"))
+        assert message in [node.value for node in logged if isinstance(node, ast.Constant)]
+        for call in [*_calls(FUNCTIONS[service], "emit"), *_calls(FUNCTIONS[service], "_count")]:
+            assert f"'{name}'" not in ast.unparse(call)
 
 
 def test_fields_of_a_run_s_result_are_those_that_are_marked():

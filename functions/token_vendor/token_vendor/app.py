@@ -176,7 +176,8 @@ def _vend(request: VendRequest, record: AuditRecord) -> Response:
     record.expires_at = rfc3339(token.expires_at)
     record.seconds_left = body.expires_in
     logger.info("token vended", extra=record.log_fields())
-    _count("Vended", request.grant)
+    # The template counts that line: by service a line of metrics would say nothing more.
+    emit_by_grant(SERVICE, {"Vended": 1}, grant=request.grant)
     return json_response(200, body.to_json())
 
 

@@ -26,6 +26,19 @@ def test_line_has_no_field_that_is_the_same_in_every_line(capsys: pytest.Capture
     assert set(line) == {"level", "message", "timestamp", "service", "grant"}
 
 
+@pytest.mark.parametrize(("is_cold", "logged"), [(True, [True]), (False, [])])
+def test_line_names_a_cold_start_and_no_warm_one(
+    capsys: pytest.CaptureFixture[str],
+    is_cold: bool,  # noqa: FBT001
+    logged: list[bool],
+):
+    logger = service_logger(f"cold-start-{is_cold}")
+    logger.structure_logs(append=True, cold_start=is_cold)
+    logger.info("token vended")
+    line = json.loads(capsys.readouterr().out)
+    assert [value for name, value in line.items() if name == "cold_start"] == logged
+
+
 def test_botocore_would_log_what_it_sends(everything_logged: pytest.LogCaptureFixture):
     Session().create_client("ssm", region_name="eu-west-1")
     assert [r for r in everything_logged.records if r.name.startswith("botocore")]

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from botocore.stub import Stubber
 
+from benchmarks import cost
 from tests.unit.fakes import (
     SECRET,
     TOKEN,
@@ -146,9 +147,19 @@ def test_token_is_vended_to_who_signed_the_request(
         "seconds_left": 3600,
     }
     assert {name: line[name] for name in set(line) - POWERTOOLS - LAMBDA} == facts
-    [metric] = output.metrics()
-    assert metric["Vended"] == [1.0]
-    assert "grant" not in metric
+    assert (line["message"], line["service"]) == ("token vended", app.SERVICE)  # counted from it
+    assert output.metrics() == []
+
+
+def test_audit_line_of_a_vend_has_the_bytes_that_the_cost_model_counts(
+    function: Function, output: Output
+) -> None:
+    for _ in range(2):
+        assert function(BY_ROLE)[0] == 200
+    cold, line = output.log.getvalue().splitlines()
+    line = line.replace(FakeContext().aws_request_id, "8fc6f963-411b-58b5-8483-a32130c0f45d")
+    assert abs(len(line) + 1 - cost.VEND_LOG_BYTES) <= 10
+    assert len(cold) <= len(line) + len(',"cold_start":false')
 
 
 @pytest.mark.parametrize(
@@ -401,7 +412,7 @@ def test_caller_whom_an_allow_list_in_audit_mode_would_refuse_is_counted(
     monkeypatch.setitem(GRANTS, "deals", audited)
     assert function(BY_USER)[0] == 200
     assert output.lines()[0]["would_be_refused"] is True
-    assert [m.get("WouldRefuse") for m in output.metrics()] == [[1.0], None]
+    assert [m.get("WouldRefuse") for m in output.metrics()] == [[1.0]]
 
 
 def test_vends_are_counted_by_grant_if_that_is_switched_on(
@@ -409,10 +420,9 @@ def test_vends_are_counted_by_grant_if_that_is_switched_on(
 ) -> None:
     monkeypatch.setenv("METRICS_BY_GRANT", "true")
     assert function(BY_USER)[0] == 200
-    assert [(m["Vended"], m.get("grant")) for m in output.metrics()] == [
-        ([1.0], None),
-        ([1.0], "deals"),
-    ]
+    [metric] = output.metrics()
+    assert (metric["Vended"], metric["grant"]) == ([1.0], "deals")
+    assert metric["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["service", "grant"]]
 
 
 @pytest.fixture
