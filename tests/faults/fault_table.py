@@ -314,12 +314,22 @@ _NETWORK_ROWS: Final = (
 )
 
 _PROXY: Final = "Through a proxy"
-_NO_WAY: Final = {
-    "reason": "proxy",
-    "cause": "no response from the token endpoint: "
-    "the proxy that the environment names refused the request or cannot be reached",
-    "arriving": 0,
-}
+_NO_TOKEN_BY_PROXY: Final = (
+    "no response from the token endpoint: the proxy refused the request or cannot be reached"
+)
+
+
+def _named_in(cause: object, said: str = "") -> re.Pattern[str]:
+    """A cause that ends with the proxy's address, and what is said of the proxy beside it."""
+    named = rf" \(proxy 127\.0\.0\.1:[0-9]+{re.escape(said)}\)"
+    return re.compile(re.escape(str(cause)) + named)
+
+
+def _no_way(said: str) -> dict[str, Any]:
+    """What comes of a proxy that does not let the request through."""
+    return {"reason": "proxy", "cause": _named_in(_NO_TOKEN_BY_PROXY, said), "arriving": 0}
+
+
 _PROXY_ROWS: Final = (
     _accepted(_PROXY, "`HTTPS_PROXY` names a proxy (the control)", SOUND, where=Where.PROXY),
     _transient(
@@ -327,10 +337,15 @@ _PROXY_ROWS: Final = (
         "Body dripping beyond the deadline, through the proxy",
         drip_body(),
         where=Where.PROXY,
-        **_LATE,
+        **(_LATE | {"cause": _named_in(_LATE["cause"])}),
     ),
-    _transient(_PROXY, "The proxy refuses (407)", where=Where.PROXY_REFUSES, **_NO_WAY),
-    _transient(_PROXY, "No proxy is there", where=Where.NO_PROXY_THERE, **_NO_WAY),
+    _transient(
+        _PROXY,
+        "The proxy refuses (407)",
+        where=Where.PROXY_REFUSES,
+        **_no_way(", HTTP 407; it wants a login, or another one"),
+    ),
+    _transient(_PROXY, "No proxy is there", where=Where.NO_PROXY_THERE, **_no_way("")),
 )
 
 _TLS: Final = "TLS"

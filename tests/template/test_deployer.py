@@ -84,7 +84,7 @@ ON_EVERYTHING = {
 the data names a resource; the policy allows them there."""
 
 NOT_NEEDED = {
-    "no function is in a VPC or has a file system": r"ec2:.*|elasticfilesystem:.*|s3files:.*",
+    "no function has a file system": r"elasticfilesystem:.*|s3files:.*",
     "Lambda encrypts the variables with its own key": r"AWS::Lambda::Function kms:.*",
     "functions have no signing, concurrency, capacity or runtime setting, and no version": (
         r"lambda:(GetCodeSigningConfig|(Put|Delete)FunctionCodeSigningConfig|PassCapacityProvider"

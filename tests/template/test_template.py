@@ -49,7 +49,8 @@ def transformed() -> dict:
 
 def statements(role: str) -> list[dict]:
     policies = template()["Resources"][role]["Properties"]["Policies"]
-    return [s for policy in policies for s in policy["PolicyDocument"]["Statement"]]
+    always = [policy for policy in policies if "Fn::If" not in policy]
+    return [s for policy in always for s in policy["PolicyDocument"]["Statement"]]
 
 
 def actions(statement: dict) -> list[str]:
@@ -84,7 +85,8 @@ def test_function_gets_exactly_the_variables_it_reads(function: str):
     package = ROOT / template()["Resources"][function]["Properties"]["CodeUri"]
     files = [*package.rglob("app.py"), ROOT / "layers/shared/token_broker/metrics.py"]
     code = "".join(file.read_text() for file in files)
-    ours = [name for name in {**common, **own} if not name.startswith("POWERTOOLS_")]
+    others = ("POWERTOOLS_", "HTTPS_PROXY", "NO_PROXY")  # what their own readers document
+    ours = [name for name in {**common, **own} if not name.startswith(others)]
     assert ours
     for name in ours:
         assert f'"{name}"' in code
@@ -103,6 +105,67 @@ def test_roles_have_only_their_inline_policy():
         assert "ManagedPolicyArns" not in properties
         trust = properties["AssumeRolePolicyDocument"]["Statement"]
         assert [s["Principal"] for s in trust] == [{"Service": "lambda.amazonaws.com"}]
+
+
+def test_only_a_refresher_in_subnets_may_have_interfaces_made_and_its_code_may_not_make_any():
+    *_, in_subnets = template()["Resources"]["TokenRefresherRole"]["Properties"]["Policies"]
+    condition, policy, otherwise = in_subnets["Fn::If"]
+    assert (condition, otherwise) == ("HasSubnets", {"Ref": "AWS::NoValue"})
+    allow, deny = policy["PolicyDocument"]["Statement"]
+    assert [allow["Effect"], deny["Effect"]] == ["Allow", "Deny"]
+    assert set(allow["Action"]) == {
+        f"ec2:{name}"
+        for name in (
+            "CreateNetworkInterface",
+            "DeleteNetworkInterface",
+            "DescribeNetworkInterfaces",
+            "DescribeSubnets",
+            "AssignPrivateIpAddresses",
+            "UnassignPrivateIpAddresses",
+        )
+    }
+    assert deny["Action"] == allow["Action"]
+    own = deny["Condition"]["ArnLike"]["lambda:SourceFunctionArn"]["Fn::Sub"]
+    assert own.endswith(":function:${AWS::StackName}-*")
+
+
+def test_proxy_and_its_exceptions_are_set_together_and_the_password_is_not_shown():
+    properties = template()["Resources"]["TokenRefresherFunction"]["Properties"]
+    variables = properties["Environment"]["Variables"]
+    for name, parameter in (("HTTPS_PROXY", "HttpsProxy"), ("NO_PROXY", "NoProxy")):
+        nothing = {"Ref": "AWS::NoValue"}
+        assert variables[name] == {"Fn::If": ["HasProxy", {"Ref": parameter}, nothing]}
+    assert template()["Parameters"]["HttpsProxy"]["NoEcho"] is True
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "is_accepted"),
+    [
+        ("HttpsProxy", "", True),
+        ("HttpsProxy", "http://proxy.example:3128", True),
+        ("HttpsProxy", "https://" + "user:pass%40word@proxy.example:3128", True),
+        ("HttpsProxy", "socks5://proxy.example", False),
+        ("HttpsProxy", "http://proxy.example:3128/path", False),
+        ("NoProxy", "", True),
+        ("NoProxy", ".amazonaws.com,10.0.0.1,*", True),
+        ("NoProxy", ".amazonaws.com, other", False),
+        ("CaBundleParameter", "", True),
+        ("CaBundleParameter", "/network/ca.pem", True),
+        ("CaBundleParameter", "network", False),
+        ("CaBundleParameter", "/network/*", False),
+        ("SubnetIds", "subnet-0123456789abcdef0,subnet-01234567", True),
+        ("SubnetIds", "subnet-1, subnet-2", False),
+        ("SecurityGroupIds", "sg-0123456789abcdef0", True),
+        ("SecurityGroupIds", "default", False),
+    ],
+)
+def test_network_parameters_take_what_they_say(
+    parameter: str,
+    value: str,
+    is_accepted: bool,  # noqa: FBT001
+):
+    pattern = template()["Parameters"][parameter]["AllowedPattern"]
+    assert bool(re.fullmatch(pattern, value)) is is_accepted
 
 
 def test_actions_of_each_role_are_its_job():

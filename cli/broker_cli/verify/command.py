@@ -11,7 +11,7 @@ from broker_cli.console import printable, say, say_json, working
 from broker_cli.failures import ExitCode
 from broker_cli.options import Json, StackName
 from broker_cli.verify import active as trials
-from broker_cli.verify import alarms, functions, roles, schedule, token_api
+from broker_cli.verify import alarms, functions, network, roles, schedule, token_api
 from broker_cli.verify.result import Check, Deployment, Failed, NotChecked, Passed, Result, judge
 
 
@@ -55,6 +55,7 @@ def checks(deployment: Deployment) -> Iterable[tuple[str, Check]]:
     yield "role of token-vendor", roles.vendor_role
     yield "key use of token-vendor", roles.vendor_key
     yield from functions.runtime_checks(deployment)
+    yield "network of token-refresher", network.reach
     yield "log retention", functions.log_retention
     yield "key", functions.key
     yield "Lambda concurrency", functions.concurrency
@@ -91,9 +92,9 @@ def verify(
 ) -> None:
     """Check that a deployed stack keeps its promises in this account.
 
-    Schedule, event pattern, roles, key, functions, quotas, token API, alarms and metrics, as AWS
-    has them now. What AWS does not tell here, or not to you, is "not checked". Exits with 1 if
-    anything is broken. For whether tokens are served, see `broker doctor`.
+    Schedule, event pattern, roles, key, functions, network, quotas, token API, alarms and metrics,
+    as AWS has them now. What AWS does not tell here, or not to you, is "not checked". Exits with 1
+    if anything is broken. For whether tokens are served, see `broker doctor`.
     """
     with working("looking the stack up"):
         deployment = Deployment.of(Stack.open(stack))

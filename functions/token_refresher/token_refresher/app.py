@@ -19,6 +19,7 @@ from token_broker.log import service_logger
 from token_broker.metrics import emit, emit_by_grant
 from token_broker.models import rfc3339
 from token_broker.token_store import ParameterTokenStore
+from token_refresher.authorities import read_authorities
 from token_refresher.connection_state import ConnectionStateStore
 from token_refresher.credentials import SecretReader
 from token_refresher.due_grant import CORRUPT
@@ -54,6 +55,7 @@ class Settings:
     token_key_arn: str
     refresh_ahead: timedelta
     parallelism: int
+    ca_bundle_parameter: str
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
@@ -69,6 +71,7 @@ class Settings:
             token_key_arn=settings.text(environ, "TOKEN_KEY_ARN"),
             refresh_ahead=settings.seconds(environ, "REFRESH_AHEAD_SECONDS", least=30, most=43_200),
             parallelism=settings.whole_number(environ, "RENEWAL_PARALLELISM", least=1, most=32),
+            ca_bundle_parameter=environ.get("CA_BUNDLE_PARAMETER", ""),
         )
 
 
@@ -80,7 +83,7 @@ def _refresher() -> Refresher:
     session = boto3.Session()
     ssm = session.client("ssm", config=CLIENT_CONFIG)
     secrets = session.client("secretsmanager", config=CLIENT_CONFIG)
-    http = HttpClient()
+    http = HttpClient(authorities=lambda: read_authorities(ssm, config.ca_bundle_parameter))
     urls = {name: connection.token_url for name, connection in file.connections.items()}
     urls[DEFAULT_CONNECTION] = config.token_url
     store = ParameterTokenStore(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from token_broker.errors import TokenEndpointError, TokenEndpointUnavailable
-from token_refresher.enable.http_client import CONNECT_TIMEOUT, FAULTS, HttpClient, NoResponse
+from token_refresher.enable.http_client import CONNECT_TIMEOUT, HttpClient, NoResponse
 from token_refresher.enable.models import Issued, TokenRequest, TokenResponse
 from token_refresher.enable.responses import read_token
 
@@ -79,7 +79,7 @@ class TokenEndpoint:
         while True:
             limit = min(time_left(), ATTEMPT_TIMEOUT)
             if limit <= timedelta():
-                raise _no_response("timeout", attempt)
+                raise _no_response(NoResponse("timeout"), attempt)
             attempt += 1
             requested_at = self._now()
             try:
@@ -105,11 +105,11 @@ class TokenEndpoint:
                 "POST", self.url, headers=_HEADERS, body=request.form(), limit=limit
             )
         except NoResponse as error:
-            raise _no_response(error.reason, 1) from error
+            raise _no_response(error, 1) from error
         return read_token(response, self._now())
 
 
-def _no_response(reason: str, attempts: int) -> TokenEndpointUnavailable:
+def _no_response(fault: NoResponse, attempts: int) -> TokenEndpointUnavailable:
     return TokenEndpointUnavailable(
-        f"no response from the token endpoint: {FAULTS[reason]}", reason=reason, attempts=attempts
+        f"no response from the token endpoint: {fault}", reason=fault.reason, attempts=attempts
     )

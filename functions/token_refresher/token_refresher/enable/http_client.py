@@ -5,8 +5,9 @@ read as another request's. One request every few minutes needs no connection kep
 """
 
 import logging
+import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
@@ -38,7 +39,7 @@ FAULTS: Final = {
     "timeout": "it took too long",
     "connect": "no connection",
     "tls": "TLS failed or was not trusted",
-    "proxy": "the proxy that the environment names refused the request or cannot be reached",
+    "proxy": "the proxy refused the request or cannot be reached",
     "connection": "the connection ended, or carried no valid HTTP",
 }
 """Why there is no response: a word for logs and metrics, and what it means."""
@@ -51,8 +52,14 @@ class NoResponse(Exception):
         reason: a word of FAULTS.
     """
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(FAULTS[reason])
+    def __init__(self, reason: str, proxy: str = "") -> None:
+        """Describe a fault.
+
+        Args:
+            reason: a word of FAULTS.
+            proxy: what to say of the proxy that was used, without its credentials.
+        """
+        super().__init__(f"{FAULTS[reason]} ({proxy})" if proxy else FAULTS[reason])
         self.reason = reason
 
 
@@ -79,10 +86,14 @@ class HttpClient:
 
     Args:
         addresses: remembers which addresses of a host failed.
+        authorities: returns PEM certificates to trust beside those; called when TLS is first used.
     """
 
-    def __init__(self, addresses: Addresses | None = None) -> None:
+    def __init__(
+        self, addresses: Addresses | None = None, *, authorities: Callable[[], str] = str
+    ) -> None:
         self._addresses = addresses or Addresses()
+        self._authorities = authorities
 
     def request(
         self,
@@ -107,24 +118,25 @@ class HttpClient:
             ConfigurationError: the proxy or the certificates that the environment names are
                 unusable.
         """
-        fault = ""
-        with Deadline(limit) as deadline, self._pools(url, limit) as pools:
+        fault, proxy = "", route.proxy_of(url)
+        remark = f"proxy {route.address_of(proxy)}" if proxy else ""
+        with Deadline(limit) as deadline, self._pools(url, proxy, limit) as pools:
             exchange = Exchange(self._addresses, deadline)
             use_strict_connections(pools, exchange)
             try:
                 response = _send(pools, method, url, headers, body)
             except HTTPError as error:
                 fault = _kind(error)
+                remark += _refusal(error)
                 if exchange.peer:
                     self._addresses.mark_failed(exchange.peer)
         if deadline.passed.is_set():
             fault = "timeout"
         if fault:  # raised here, so that no cause or context contains the request
-            raise NoResponse(fault)
+            raise NoResponse(fault, remark)
         return response
 
-    def _pools(self, url: str, limit: timedelta) -> urllib3.PoolManager:
-        proxy = route.proxy_of(url)
+    def _pools(self, url: str, proxy: str | None, limit: timedelta) -> urllib3.PoolManager:
         timeout = urllib3.Timeout(
             connect=min(CONNECT_TIMEOUT, limit).total_seconds(), read=limit.total_seconds()
         )
@@ -144,7 +156,7 @@ class HttpClient:
     @cached_property
     def _tls_context(self) -> ssl.SSLContext:
         """Read when TLS is first used: it takes longer than a connection does."""
-        return route.tls_context()
+        return route.tls_context(more=self._authorities())
 
 
 def _send(
@@ -176,6 +188,16 @@ def _send(
         body=data[:MAX_BODY_BYTES],
         is_too_large=len(data) > MAX_BODY_BYTES,
     )
+
+
+def _refusal(error: HTTPError) -> str:
+    """The status with which a proxy refused a tunnel, and what it means; nothing without one."""
+    cause = getattr(error, "original_error", None)
+    found = re.fullmatch(r"Tunnel connection failed: ([1-5][0-9]{2})\b.*", str(cause), re.DOTALL)
+    if not found:
+        return ""
+    wants = "; it wants a login, or another one" if found[1] == "407" else ""
+    return f", HTTP {found[1]}{wants}"
 
 
 def _kind(error: HTTPError) -> str:

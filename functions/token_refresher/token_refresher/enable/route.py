@@ -49,6 +49,11 @@ def proxy_login(proxy: str) -> str | None:
     return f"{unquote(parts.username)}:{unquote(parts.password or '')}"
 
 
+def address_of(proxy: str) -> str:
+    """`host:port` of a proxy's URL, without its user and password."""
+    return urlsplit(proxy).netloc.rpartition("@")[2]
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine."""
     try:
@@ -57,14 +62,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
+def tls_context(environ: Mapping[str, str] = os.environ, *, more: str = "") -> ssl.SSLContext:
     """TLS 1.2 or newer that verifies certificate and host.
 
     Trusted are the system's authorities, or those of SSL_CERT_FILE and SSL_CERT_DIR, and those
     of AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE.
 
+    Args:
+        environ: names the files.
+        more: PEM certificates of further authorities.
+
     Raises:
-        ConfigurationError: a file that the environment names cannot be read as certificates.
+        ConfigurationError: a file that the environment names, or `more`, cannot be read as
+            certificates.
     """
     context = create_urllib3_context()
     context.load_default_certs()  # OpenSSL reads SSL_CERT_FILE and SSL_CERT_DIR itself
@@ -75,7 +85,19 @@ def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
                 f"{name} names no readable file of PEM certificates ({fault}); "
                 "correct its path, or unset it"
             )
+    if more:
+        _add_text(context, more)
     return context
+
+
+def _add_text(context: ssl.SSLContext, more: str) -> None:
+    try:
+        context.load_verify_locations(cadata=more)
+    except (ssl.SSLError, ValueError, TypeError):  # the latter two: empty, or not ASCII
+        raise ConfigurationError(
+            "CaBundleParameter names a parameter that contains no PEM certificates; "
+            "store them as its value, each from BEGIN CERTIFICATE to END CERTIFICATE"
+        ) from None
 
 
 def _add_authorities(context: ssl.SSLContext, path: str) -> str:

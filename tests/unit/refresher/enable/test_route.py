@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults.fault_server import Certificates
 from token_broker.errors import ConfigurationError
-from token_refresher.enable.route import proxy_login, proxy_of, tls_context
+from token_refresher.enable.route import address_of, proxy_login, proxy_of, tls_context
 
 HTTPS = "https://api.deal-track.com/oauth2/token"
 VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "ALL_PROXY")
@@ -95,6 +95,23 @@ def test_proxy_that_is_none_is_named_without_its_password(
 )
 def test_login_is_that_of_the_proxy_s_url(proxy: str, login: str | None) -> None:
     assert proxy_login(proxy) == login
+
+
+@pytest.mark.parametrize("login", ["", "user@", "user:pass%40word@", "user:p@ss@"])
+def test_address_of_a_proxy_contains_no_login(login: str) -> None:
+    assert address_of(f"http://{login}proxy.example:3128/") == "proxy.example:3128"
+
+
+def test_authorities_of_a_text_are_trusted_beside_the_others(tmp_path: Path) -> None:
+    before = len(tls_context({}).get_ca_certs())
+    authority = Certificates(tmp_path).authority.read_text()
+    assert len(tls_context({}, more=authority).get_ca_certs()) == before + 1
+
+
+@pytest.mark.parametrize("text", ["junk", "-----BEGIN CERTIFICATE-----", "schlüssel"])
+def test_text_that_contains_no_certificates_is_named(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^CaBundleParameter .* no PEM certificates; "):
+        tls_context({}, more=text)
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
