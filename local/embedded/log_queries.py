@@ -11,35 +11,38 @@ from ministack.services.cloudformation import provisioners
 
 type Record = dict[str, Any]
 
-_STATS: Final = re.compile(
-    r"stats count\(\*\) as (?P<count>\w+), max\(@timestamp\) as (?P<last>\w+) "
-    r"by (?P<by>\w+(, \w+)*)"
-)
+_COLUMN: Final = r"(count\(\*\)|max\(@timestamp\)|latest\(\w+\)) as (\w+)"
+_STATS: Final = re.compile(rf"stats (?P<columns>{_COLUMN}(, {_COLUMN})*) by (?P<by>\w+(, \w+)*)")
 _FILTER: Final = re.compile(r"filter ispresent\(\w+\)( and ispresent\(\w+\))*")
+_AFTER: Final = re.compile(r'filter (?P<unlike>\w+) != "(?P<value>\w*)"|sort (?P<sort>\w+) asc')
 
 
 def count_by_fields() -> None:
     """Evaluate the queries of this project; refuse any other that has a `stats` command.
 
     CloudWatch Logs User Guide, "stats": a row for each combination of the fields behind `by`, in
-    which a field that is missing has no cell. ministack ignores the command and returns the lines.
+    which a field that is missing has no cell; `latest` is the field in the last of its lines.
+    ministack ignores the command and returns the lines.
     """
     start = cloudwatch_logs._start_query
 
     def start_query(request: dict[str, Any]) -> object:
         stages = cloudwatch_logs._split_insights_pipes(request.get("queryString", ""))
-        if not any(stage.startswith("stats") for stage in stages):
+        at = next((n for n, stage in enumerate(stages) if stage.startswith("stats")), None)
+        if at is None:
             return start(request)
-        stats, filters = _STATS.fullmatch(stages[-1]), stages[:-1]
-        if not stats or not all(_FILTER.fullmatch(stage) for stage in filters):
+        stats, filters = _STATS.fullmatch(stages[at]), stages[:at]
+        after = [_AFTER.fullmatch(stage) for stage in stages[at + 1 :]]
+        if not stats or not all(after) or not all(_FILTER.fullmatch(stage) for stage in filters):
             return error_response_json("MalformedQueryException", "not supported here", 400)
         reply = start(request)
         if reply[0] == 200:
             query = cloudwatch_logs._queries[json.loads(reply[2])["queryId"]]
             wanted = set(re.findall(r"ispresent\((\w+)\)", " ".join(filters)))
-            query["results"] = _counted(_lines(request), stats, wanted)[
-                : request.get("limit", 10_000)
-            ]
+            rows = _rows(_lines(request), stats, wanted)
+            for stage in filter(None, after):
+                rows = _after(rows, stage)
+            query["results"] = [_cells(row) for row in rows[: request.get("limit", 10_000)]]
         return reply
 
     cloudwatch_logs._start_query = start_query
@@ -58,24 +61,42 @@ def _lines(request: dict[str, Any]) -> Iterable[tuple[Record, int]]:
             yield record, event["_timestamp_ms"]
 
 
-def _counted(
+def _rows(
     lines: Iterable[tuple[Record, int]], stats: re.Match[str], wanted: set[str]
-) -> list[list[dict[str, str]]]:
+) -> list[Record]:
     names = stats["by"].split(", ")
-    found: dict[tuple[str | None, ...], tuple[int, int]] = {}
+    groups: dict[tuple[str | None, ...], list[tuple[Record, int]]] = {}
     for record, at in lines:
         if all(record.get(name) is not None for name in wanted):
             key = tuple(record.get(name) for name in names)
-            count, last = found.get(key, (0, 0))
-            found[key] = count + 1, max(last, at)
+            groups.setdefault(key, []).append((record, at))
+    columns = re.findall(_COLUMN, stats["columns"])
     return [
-        _cells([*zip(names, key, strict=True), (stats["count"], count), (stats["last"], last)])
-        for key, (count, last) in found.items()
+        dict(zip(names, key, strict=True))
+        | {column: _aggregate(function, group) for function, column in columns}
+        for key, group in groups.items()
     ]
 
 
-def _cells(values: Iterable[tuple[str, object]]) -> list[dict[str, str]]:
-    return [{"field": name, "value": str(value)} for name, value in values if value is not None]
+def _aggregate(function: str, group: list[tuple[Record, int]]) -> object:
+    last, at = max(group, key=lambda line: line[1])
+    if function == "count(*)":
+        return len(group)
+    if function == "max(@timestamp)":
+        return at
+    return last.get(function.removeprefix("latest(").removesuffix(")"))
+
+
+def _after(rows: list[Record], stage: re.Match[str]) -> list[Record]:
+    if sort := stage["sort"]:
+        return sorted(rows, key=lambda row: row[sort])
+    return [row for row in rows if row[stage["unlike"]] != stage["value"]]
+
+
+def _cells(row: Record) -> list[dict[str, str]]:
+    return [
+        {"field": name, "value": str(value)} for name, value in row.items() if value is not None
+    ]
 
 
 def accept_saved_queries() -> None:

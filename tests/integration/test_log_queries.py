@@ -1,6 +1,7 @@
 """Logs Insights as `broker usage` uses it, on the embedded AWS's own log groups."""
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 
 import boto3
@@ -117,6 +118,48 @@ def test_every_saved_query_is_one_that_runs(session: boto3.Session, start: datet
         "RefusalsQuery": 4,
         "RenewalsQuery": 0,
     }
+
+
+def test_dashboard_names_the_grants_in_danger_soonest_expiry_first(session: boto3.Session):
+    resources = audit.transformed((ROOT / "template.yaml").read_text("utf-8"))["Resources"]
+    body = resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    (widget,) = (w for w in json.loads(body)["widgets"] if w["type"] == "log")
+    group, now = "/enable-token-broker/queried/token-refresher", int(time.time())
+    runs = [
+        {"grants": {"deals": ["failed", "", "default", "a"], "new": ["not_due", "", "", ""]}},
+        renewal("deals", "failed", 900, reason="timeout"),
+        renewal("users", "failed", 60, reason="invalid_scope"),
+        renewal("activity", "deferred", 120),
+        renewal("deals", "renewed", 3600),
+        renewal("users", "waiting", 30, reason="invalid_scope", retry_at="2026-01-02T03:04:05Z"),
+    ]
+    logs = session.client("logs")
+    logs.create_log_group(logGroupName=group)
+    logs.create_log_stream(logGroupName=group, logStreamName="s")
+    events = [
+        {"timestamp": 1000 * now - 9 + number, "message": json.dumps(run)}
+        for number, run in enumerate(runs)
+    ]
+    logs.put_log_events(logGroupName=group, logStreamName="s", logEvents=events)
+    source, _, text = widget["properties"]["query"].partition(" | ")
+    assert source == "SOURCE '/enable-token-broker/${AWS::StackName}/token-refresher'"
+    started = logs.start_query(
+        logGroupName=group, startTime=now - 60, endTime=now + 1, queryString=text
+    )
+    results = logs.get_query_results(queryId=started["queryId"])["results"]
+    rows = [{cell["field"]: cell["value"] for cell in row} for row in results]
+    shown = [
+        (row["grant"], row["last_state"], row["last_seconds_left"], row.get("last_reason"))
+        for row in rows
+    ]
+    assert shown == [
+        ("users", "waiting", "30", "invalid_scope"),
+        ("activity", "deferred", "120", None),
+    ]
+
+
+def renewal(grant: str, state: str, seconds_left: int, **fields: str) -> dict[str, object]:
+    return {"grant": grant, "state": state, "seconds_left": seconds_left, **fields}
 
 
 def test_embedded_aws_refuses_a_query_that_it_would_get_wrong(session: boto3.Session):
