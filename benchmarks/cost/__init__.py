@@ -194,15 +194,26 @@ def idle_usd(*, has_allowance: bool = True) -> float:
 
 
 def rows() -> list[Row]:
-    """Idle, which has a limit, and the table."""
+    """What has a limit, and the table."""
     table = [
         Row.at_most(
             f"idle, the {len(load_grants())} grants that are shipped",
             idle_usd(),
             3,
             "USD",
-            f"{idle_usd(has_allowance=False):.2f} USD where the account's free allowances are used",
-        )
+        ),
+        Row.at_most(
+            "the same where the account's free allowances are used up",
+            idle_usd(has_allowance=False),
+            7,
+            "USD",
+        ),
+        Row.at_most(
+            "500 grants, 100,000 vends, free allowances used up",
+            sum(usd(broker(500, 100_000), has_allowance=False).values()),
+            60,
+            "USD",
+        ),
     ]
     for grants in GRANTS:
         for vends in VENDS:
