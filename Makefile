@@ -49,6 +49,10 @@ bench: .venv/.installed ## Measure it beside floors and peers: one table, under 
 bench-quick: .venv/.installed ## The same with fewer runs, under 90 seconds
 	@$(PYTHON) -m benchmarks --quick
 
+.PHONY: bench-proxy
+bench-proxy: .venv/.installed ## enable-broker-proxy beside a bare reverse proxy of the same libraries, a minute
+	@$(PYTHON) -m benchmarks.proxy
+
 .PHONY: soak
 soak: .venv/.installed ## Faults upon faults (MINUTES=10, SEED=1), and a check of every promise
 	@$(PYTHON) -m tests.soak --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(if $(RECORD),--record "$(RECORD)")
