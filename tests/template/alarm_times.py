@@ -29,7 +29,10 @@ _QUEUE: Final = ("AWS/SQS", "ApproximateNumberOfMessagesVisible")
 _WINDOW: Final = ("ours", "DueWindowLeft")
 _FAILURES: Final = tuple(
     ("ours", name)
-    for name in ("RenewalFailed", "SecretFallbackUsed", "Blocked", "CorruptToken", "VendFault")
+    for name in (
+        *("RenewalFailed", "SecretFallbackUsed", "Blocked", "CorruptToken", "VendFault"),
+        "ForeignAccess",
+    )
 )
 
 

@@ -33,7 +33,11 @@ MISSING_DATA = {
     "corrupt-tokens": "notBreaching",
     "vend-faults": "notBreaching",
     "vend-crashes": "notBreaching",
+    "foreign-access": "notBreaching",
 }
+FILTERED = ("ForeignAccessAlarm",)
+"""Its metric comes from CloudTrail's log: tests/template/test_foreign_access.py. A dashboard cannot
+leave an alarm out by a condition, and one that is not there would be an error on it."""
 
 
 @cache
@@ -103,7 +107,7 @@ def test_each_metric_is_emitted_by_one_service():
         assert service in literals(package)
 
 
-@pytest.mark.parametrize("alarm", alarms())
+@pytest.mark.parametrize("alarm", sorted(alarms().keys() - FILTERED))
 def test_alarm_uses_a_metric_that_a_function_emits(alarm: str):
     properties = alarms()[alarm]
     (dimension,) = properties["Dimensions"]
@@ -119,7 +123,9 @@ def test_alarm_uses_a_metric_that_a_function_emits(alarm: str):
 
 def test_dashboard_shows_every_alarm_and_every_metric_and_no_other():
     (status,) = (w for w in dashboard() if w["type"] == "alarm")
-    assert status["properties"]["alarms"] == [f"${{{name}.Arn}}" for name in alarms()]
+    assert status["properties"]["alarms"] == [
+        f"${{{name}.Arn}}" for name in alarms() if name not in FILTERED
+    ]
     on_dashboard = dashboard_metrics()
     assert {name for namespace, name, _ in on_dashboard if namespace == NAMESPACE} == METRICS.keys()
     for namespace, name, dimensions in on_dashboard:

@@ -40,7 +40,10 @@ ARNS = {
     "AWS::Lambda::LayerVersion": [f"arn:aws:lambda:{HERE}:layer:{{name}}"],
     "AWS::Lambda::Permission": [f"arn:aws:lambda:{HERE}:function:{STACK}-Function-1A2B"],
     "AWS::Logs::LogGroup": [f"arn:aws:logs:{HERE}:log-group:{{name}}"],
-    "AWS::Logs::MetricFilter": [f"arn:aws:logs:{HERE}:log-group:/enable-token-broker/{STACK}/x"],
+    "AWS::Logs::MetricFilter": [
+        f"arn:aws:logs:{HERE}:log-group:/enable-token-broker/{STACK}/x",
+        f"arn:aws:logs:{HERE}:log-group:aws-cloudtrail-logs-{OWNER}-1a2b",
+    ],
     "AWS::Logs::QueryDefinition": ["*"],
     "AWS::S3::Bucket": [BUCKET],
     "AWS::S3::BucketPolicy": [BUCKET],

@@ -38,20 +38,23 @@ deletes its versions by ARN (Lambda API, PublishLayerVersion and DeleteLayerVers
 @cache
 def physical_names(template: str) -> dict[str, tuple[str, object]]:
     """Type and value of each name, by logical id."""
-    resources = audit.transformed(template)["Resources"]
+    document = audit.transformed(template)
+    resources, parameters = document["Resources"], set(document["Parameters"])
     return {
         logical_id: (resource["Type"], name)
         for logical_id, resource in resources.items()
-        for name in _names(resource, set(resources))
+        for name in _names(resource, set(resources), parameters)
     }
 
 
-def _names(resource: dict, resources: set[str]) -> Iterator[object]:
+def _names(resource: dict, resources: set[str], parameters: set[str]) -> Iterator[object]:
     schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("eu-west-1", resource["Type"]).schema
     properties = resource.get("Properties", {})
     identifier = _last_parts(schema["primaryIdentifier"])
     if any(_refers_to(properties.get(part), resources) for part in identifier):
         return  # it lives within another resource of the stack, or is about one
+    if len(identifier) > 1 and any(_refers_to(properties.get(p), parameters) for p in identifier):
+        return  # it lives within a resource that a parameter names
     fixed = identifier | _last_parts(schema.get("createOnlyProperties", []))
     for name in sorted(fixed & set(properties)):
         if name.endswith("Name") and not _refers_to(properties[name], resources):

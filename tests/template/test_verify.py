@@ -155,7 +155,7 @@ def test_routes_runtime_stage_and_retention_are_the_templates():
 
 def test_every_alarm_of_the_template_uses_a_metric_that_is_emitted(deployment: Deployment):
     made = {n: r for n, r in template()["Resources"].items() if r["Type"].endswith("::Alarm")}
-    assert len(made) == 9
+    assert len(made) == 10
     names = Resolver(template(), {})
     for name, resource in made.items():
         alarm = dict(resource["Properties"])
