@@ -22,7 +22,7 @@ KEY = f"arn:aws:kms:eu-west-1:{OWNER}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 REFRESHER, VENDOR = "broker-TokenRefresherRole-1A2B", "broker-TokenVendorRole-3C4D"
 VALUES = {
     "AlarmOnForeignAccess": "trail",
-    "OperatorRole": "AWSReservedSSO_Operators_*",
+    "OperatorRole": "AWSReservedSSO_Operators_0123456789abcdef",
     "BrokerKey.Arn": KEY,
     "TokenRefresherRole": REFRESHER,
     "TokenVendorRole": VENDOR,
@@ -102,6 +102,9 @@ def role(name: str, account: str = OWNER) -> dict[str, Any]:
 FOREIGN = {
     "a role": role("reporting-job"),
     "a role whose name begins alike": role(f"{REFRESHER}-2"),
+    "a role whose name begins like the operators'": role(
+        "AWSReservedSSO_Operators_0123456789abcdef2"
+    ),
     "a role of that name in another account": role(REFRESHER, "999988887777"),
     "a user": {"type": "IAMUser", "arn": f"arn:aws:iam::{OWNER}:user/x", "userName": "x"},
     "root": {"type": "Root", "arn": f"arn:aws:iam::{OWNER}:root"},
@@ -176,7 +179,7 @@ def test_longest_names_fit_a_filter_pattern():
         "AWS::Region": "ap-southeast-99",
         "TokenRefresherRole": "r" * 64,
         "TokenVendorRole": "v" * 64,
-        "OperatorRole": "o" * 65,
+        "OperatorRole": "o" * 64,
     }
     patterns = filters(stack="s" * 128, **long)
     assert len(patterns) == 3
@@ -206,9 +209,7 @@ def test_alarm_sums_what_all_filters_count_and_is_there_if_asked_for():
         ("AlarmOnForeignAccess", "arn:aws:logs:eu-west-1:111122223333:log-group:x", False),
         ("OperatorRole", "", True),
         ("OperatorRole", "broker-operator", True),
-        ("OperatorRole", "AWSReservedSSO_Operators_*", True),
-        ("OperatorRole", "*", False),
-        ("OperatorRole", "a*b", False),
+        ("OperatorRole", "ops*", False),
         ("OperatorRole", 'x" || ($.a = "', False),
         ("OperatorRole", "path/operator", False),
     ],
