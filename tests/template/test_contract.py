@@ -146,10 +146,11 @@ def _count_everything() -> None:
 
 
 def _of_log_lines() -> Iterator[tuple[str, str, str]]:
-    """The template's metric filters: metric, service and the message that is counted."""
-    for resource in template()["Resources"].values():
-        if resource["Type"] == "AWS::Logs::MetricFilter":
-            group = template()["Resources"][resource["Properties"]["LogGroupName"]["Ref"]]
+    """The metric filters of the functions' logs: metric, service and the counted message."""
+    resources = template()["Resources"]
+    for resource in resources.values():
+        if resource["Type"] == "AWS::Logs::MetricFilter" and "Condition" not in resource:
+            group = resources[resource["Properties"]["LogGroupName"]["Ref"]]
             service = group["Properties"]["LogGroupName"]["Fn::Sub"].rpartition("/")[2]
             (metric,) = resource["Properties"]["MetricTransformations"]
             assert metric["MetricNamespace"] == {"Fn::Sub": f"{NAMESPACE}/${{AWS::StackName}}"}

@@ -40,7 +40,7 @@ def filters(stack: str = "broker", **values: str) -> dict[str, str]:
     return {
         name: str(resolver.resolve(resource["Properties"]["FilterPattern"]))
         for name, resource in template()["Resources"].items()
-        if resource["Type"] == "AWS::Logs::MetricFilter"
+        if resource.get("Condition") == "HasForeignAccessAlarm" and "Filter" in name
     }
 
 
@@ -190,12 +190,13 @@ def test_alarm_sums_what_all_filters_count_and_is_there_if_asked_for():
     resources = template()["Resources"]
     alarm = resources["ForeignAccessAlarm"]
     assert "Dimensions" not in alarm["Properties"]
+    assert alarm["Condition"] == "HasForeignAccessAlarm"
     for name in filters():
         (counted,) = resources[name]["Properties"]["MetricTransformations"]
         assert counted["MetricName"] == alarm["Properties"]["MetricName"]
         assert counted["MetricNamespace"] == alarm["Properties"]["Namespace"]
         assert (counted["MetricValue"], counted["DefaultValue"]) == ("1", 0)
-        assert resources[name]["Condition"] == alarm["Condition"] == "HasForeignAccessAlarm"
+        assert resources[name]["Type"] == "AWS::Logs::MetricFilter"
         assert resources[name]["Properties"]["LogGroupName"] == {"Ref": "AlarmOnForeignAccess"}
     assert not Resolver(template(), {}).is_met("HasForeignAccessAlarm")
     assert Resolver(template(), VALUES).is_met("HasForeignAccessAlarm")
