@@ -20,17 +20,17 @@ _REFRESHER: Final = '{ $.state = "*" && $.state != "not_due" }'
 
 def audit(
     stack: StackName,
-    grant: Annotated[str | None, typer.Option(help="Of this grant only.")] = None,
+    grant: Annotated[str | None, typer.Option(help="Show this grant only.")] = None,
     caller: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Of callers whose ARN has this in it.")
+        str | None, typer.Option(metavar="TEXT", help="Show only callers whose ARN contains this.")
     ] = None,
     since: Span = "1h",  # type: ignore[assignment]
     json: Json = False,
 ) -> None:
     """Show who got which token or was refused, and what was renewed or failed, oldest first.
 
-    Tokens are named by their fingerprint, the first 12 hex digits of their SHA-256. The logs are
-    kept for 30 days. With --caller, renewals are left out.
+    A token's fingerprint is the first 12 hex digits of its SHA-256. The logs are kept for 30
+    days. --caller omits renewals.
     """
     with working("reading the logs"):
         lines = _read(Stack.open(stack), since, caller)

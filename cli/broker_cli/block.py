@@ -27,14 +27,12 @@ def block(
     grant: GrantName,
     stack: StackName,
     grants_file: Grants,
-    reason: Annotated[
-        str, typer.Option(help="Why: shown by status and in the log; no secret, please.")
-    ],
+    reason: Annotated[str, typer.Option(help="Why. Status and log show it: write no secret.")],
 ) -> None:
     """Stop a grant: nothing is vended or renewed until it is unblocked.
 
-    Callers get 503 within the vend function's cache window. Tokens that callers already have are
-    Enable's to revoke: they live until they expire.
+    Callers get 503 after TokenCacheSeconds at the latest. Tokens that callers already have work
+    until they expire or Enable revokes them.
     """
     reason = reason.strip()
     if not reason or len(reason) > _MAX_REASON or not reason.isprintable():
@@ -64,7 +62,7 @@ def _write(stack: Stack, grant: str, reason: str) -> int:
 
 
 def unblock(grant: GrantName, stack: StackName, grants_file: Grants) -> None:
-    """Let a blocked grant go on: the block is deleted and a new token asked for."""
+    """End the block of a grant, and request a new token."""
     grant_of(read_grants(grants_file), grant)
     with working("unblocking"):
         opened = Stack.open(stack)

@@ -64,7 +64,7 @@ def cleanup(
 ) -> None:
     """Delete what a deleted stack has left: tokens, the runs' states, the client layer's versions.
 
-    Refuses while the stack exists. Names the secrets of further connections, and leaves them.
+    Refuses while the stack exists. Names the secrets of further connections, but keeps them.
     """
     session = new_session()
     with working("looking"):

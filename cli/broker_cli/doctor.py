@@ -42,11 +42,11 @@ class Check:
 
 
 def doctor(stack: StackName, grants_file: Grants, json: Json = False) -> None:
-    """Walk the whole path, and say the first thing that is wrong and how to fix it.
+    """Check everything from the stack to the alarms; name the first fault and how to fix it.
 
-    Stack, clocks, each connection's secret and endpoint (one token is asked for and dropped),
-    the refresher's runs, each grant, the token API, alarms and the failures queue. Exits with 1
-    if anything is wrong.
+    Checks the stack, clocks, each connection's secret and endpoint (requests one token and drops
+    it), the refresher's runs, each grant, the token API, alarms and the failures queue. Exits
+    with 1 if anything is wrong.
     """
     with working("looking"):
         opened, file = Stack.open(stack), read_grants(grants_file)
@@ -155,7 +155,7 @@ def _secret(stack: Stack, connection: str) -> SecretVersion | Check:
     except ConfigurationError as error:
         return Check(name, "wrong", str(error), fix)
     except ClientError as error:
-        return Check(name, "unknown", str(failure_of(error)), "have somebody look who may read it")
+        return Check(name, "unknown", str(failure_of(error)), "ask somebody who may read it")
     return secret or Check(name, "wrong", "it has no current version", fix)
 
 

@@ -39,10 +39,10 @@ def explain(
     ],
     json: Json = False,
 ) -> None:
-    """Say whether a caller would get a grant's token, and which lock refuses.
+    """Say whether a caller would get a grant's token, and if not, what refuses it.
 
-    Looks at the account, at the caller's IAM policies (by AWS's policy simulator), at callers
-    in grants.toml, and at the token. Exits with 1 if the caller would not get it.
+    Checks the account, the caller's IAM policies (by AWS's policy simulator), callers in
+    grants.toml, and the token. Exits with 1 if the caller would not get it.
     """
     caller, found = normalized(principal), grant_of(read_grants(grants_file), grant)
     with working("looking"):

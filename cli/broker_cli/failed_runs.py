@@ -74,14 +74,14 @@ def _causes(message: str) -> tuple[str, ...]:
 def failures(
     stack: StackName,
     clear: Annotated[
-        bool, typer.Option("--clear", help="Then delete what was shown: it ends the alarm.")
+        bool, typer.Option("--clear", help="Then delete these reports, which clears the alarm.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show the runs that failed for good: when, how often they were tried, and why.
+    """Show the runs that failed, their retries too: when, how often they were tried, and why.
 
-    Nothing of them needs to be run again, the next run does the same work. Fix the cause first,
-    then clear them. Exits with 1 if any are left.
+    Run nothing again: the next run does the same work. Fix the cause, then clear the queue.
+    Exits with 1 if any reports are left.
     """
     with working("reading the queue"):
         opened = Stack.open(stack)

@@ -37,7 +37,7 @@ app = typer.Typer(help="The grants file.", no_args_is_help=True)
 
 
 def init(
-    file: Annotated[Path, typer.Argument(help="Where to; nothing is overwritten.")] = _NEW,
+    file: Annotated[Path, typer.Argument(help="A new file; keeps an existing one.")] = _NEW,
 ) -> None:
     """Write a grants file to begin with."""
     try:
@@ -65,12 +65,12 @@ def check(
     ],
     json: Json = False,
 ) -> None:
-    """Check a grants file as the build does; exits with 1 and names each fault if it is faulty."""
+    """Check a grants file as the build does; name each fault, and exit with 1 if there are any."""
     found = faults(_read(file))
     if json:
         say_json({"file": str(file), "faults": found})
     elif not found:
-        say(f"{file.name} is sound")
+        say(f"{file.name} is valid")
     if found:
         if not json:
             _show(file, found)

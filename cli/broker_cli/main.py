@@ -36,9 +36,9 @@ from broker_cli.verify.command import verify
 
 _CODES = """
 Exit codes:
-  0    it worked, and all is well
+  0    the command succeeded, and all is well
   1    something is wrong: the output says what
-  2    the command line, a file or a value given is not right
+  2    the command line, a file or a value is invalid
   3    AWS refused, or could not be reached
   4    the token API refuses this caller
   5    no live token now: try again later
@@ -73,8 +73,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
-        "Operate an Enable token broker.\n\nThe AWS environment says which account (AWS_PROFILE, "
-        "AWS_DEFAULT_REGION, AWS_ENDPOINT_URL …), --stack which deployment. No command takes a "
+        "Operate an Enable token broker.\n\nThe AWS environment (AWS_PROFILE, AWS_DEFAULT_REGION, "
+        "AWS_ENDPOINT_URL …) selects the account, --stack the deployment. No command takes a "
         "secret as an argument, and only `token` prints a token."
     ),
     epilog=_CODES

@@ -101,7 +101,7 @@ GrantName = Annotated[
 ]
 GrantNames = Annotated[
     list[str] | None,
-    typer.Argument(help="Grants of grants.toml; none: all.", autocompletion=grant_names),
+    typer.Argument(help="Grants of grants.toml; all if none is named.", autocompletion=grant_names),
 ]
 Span = Annotated[
     timedelta,

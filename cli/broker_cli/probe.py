@@ -13,17 +13,20 @@ from broker_cli.options import Json, StackName, grant_names
 def probe(
     stack: StackName,
     grant: Annotated[
-        str, typer.Option(help="Whose token to ask for.", autocompletion=grant_names)
+        str, typer.Option(help="The grant to request.", autocompletion=grant_names)
     ] = "deals",
     allowed_profile: Annotated[
         str | None,
-        typer.Option(metavar="PROFILE", help="AWS profile that must get it; by default you."),
+        typer.Option(
+            metavar="PROFILE",
+            help="AWS profile that must get the token; by default yours.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check that a caller who may have a token gets it, and that one who signs nothing does not.
+    """Check that an allowed caller gets a token, and that an unsigned request gets none.
 
-    The token is dropped. Exits with 0 if both are as they should be, with 1 if not.
+    Drops the token. Exits with 1 if one of the two is not so.
     """
     with working("asking twice"):
         opened = Stack.open(stack)

@@ -16,13 +16,13 @@ def refresh(
     stack: StackName,
     grants: GrantNames = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Renew whatever is left, and wait for nothing.")
+        bool, typer.Option("--force", help="Renew grants that are not due or in backoff, too.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Renew what is due now, or some grants, or with --force whatever is left of them.
+    """Renew the grants that are due; with --force also those that are not.
 
-    Exits with 1 if a grant that was due has not been renewed; its stored token is as it was.
+    Exits with 1 if a grant that was due was not renewed; its stored token stays.
     """
     with working("renewing"):
         event = {"grants": list(grants)} if grants else {}

@@ -129,19 +129,19 @@ def set_secret(
     stack: StackName,
     grants_file: Grants,
     connection: Annotated[
-        str, typer.Option(help="Whose secret, as grants.toml names it.")
+        str, typer.Option(help="The connection, as grants.toml names it.")
     ] = DEFAULT_CONNECTION,
     from_file: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Read the JSON object from a file; - is standard input."),
     ] = None,
 ) -> None:
-    """Store Enable's credentials, once Enable has taken them.
+    """Store Enable's credentials if Enable accepts them.
 
     Asks for client_id, client_secret and dealtrack_registration_id without showing them, or
-    reads a JSON object of the three. They are stored as AWSPENDING, tried with a token request
-    from this machine (that token is dropped), and only then made AWSCURRENT. If Enable refuses
-    them, nothing has changed.
+    reads a JSON object of the three. Stores them as AWSPENDING, requests a token with them from
+    this machine and drops it, then makes them AWSCURRENT. If Enable refuses them, the current
+    secret stays.
     """
     with working("looking"):
         opened, file = Stack.open(stack), read_grants(grants_file)

@@ -192,9 +192,10 @@ def row_json(row: GrantRow, now: datetime) -> dict[str, object]:
 
 def status(
     stack: StackName,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep looking; Ctrl-C ends it.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until Ctrl-C.")] = False,
     every: Annotated[
-        int, typer.Option(min=1, max=3600, metavar="SECONDS", help="How often --watch looks.")
+        int,
+        typer.Option(min=1, max=3600, metavar="SECONDS", help="Seconds between repetitions."),
     ] = 5,
     json: Json = False,
     html: Annotated[
@@ -206,9 +207,9 @@ def status(
 ) -> None:
     """Show each grant: state, lifetime left, last renewal, what is wrong, when it is next due.
 
-    Reads no token: parameters' metadata and the refresher's log, which is at most one interval
-    of the schedule old. Exits with 1 if a grant is expired or blocked. The page of --html loads
-    nothing and runs no script; for a wall, have a scheduler write it again.
+    Reads no token, only the parameters' metadata and the refresher's log, which is at most one
+    interval of the schedule old. Exits with 1 if a grant is expired or blocked. The page of --html
+    loads nothing and runs no script; to show it on a wall, let a scheduler write it again.
     """
     if watch + json + (html is not None) > 1:
         text = "--watch, --json and --html exclude each other"

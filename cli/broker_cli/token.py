@@ -28,20 +28,20 @@ def token(
         bool, typer.Option("--header", help="Print it as an Authorization header.")
     ] = False,
     min_ttl: Annotated[
-        int, typer.Option(min=0, metavar="SECONDS", help="How long it must still live.")
+        int, typer.Option(min=0, metavar="SECONDS", help="Only a token that lives this long.")
     ] = 0,
     url: Annotated[
         str | None,
         typer.Option(
             envvar="BROKER_URL",
-            help="The output TokenApiUrl, for who may not look the stack up.",
+            help="The output TokenApiUrl, if you may not read the stack.",
         ),
     ] = None,
 ) -> None:
-    """Get a grant's token by a signed call, as you, and print it.
+    """Request a grant's token with your AWS credentials, and print it.
 
-    What is printed is a bearer token: anyone who has it is you, until it expires. Exits with 4 if
-    you may not have it, with 5 if there is none now.
+    Anyone who has this bearer token can use it until it expires. Exits with 4 if you may not
+    have it, with 5 if there is none now.
     """
     with working("asking"):
         session = new_session()
@@ -103,13 +103,13 @@ def policy(
     grants_file: Grants,
     principal: Annotated[
         str | None,
-        typer.Option(metavar="ARN", help="Say also whether the grant's callers name it."),
+        typer.Option(metavar="ARN", help="Also say whether the grant's callers name it."),
     ] = None,
 ) -> None:
     """Print the IAM identity policy that a caller of a grant needs, ready to paste.
 
-    It allows getting the token, and reporting one that Enable refused. The policy goes to
-    standard output, remarks to standard error.
+    It allows the caller to get the token and to report one that Enable refused. The policy goes
+    to standard output, remarks to standard error.
     """
     found = grant_of(read_grants(grants_file), grant)
     caller = normalized(principal) if principal else None

@@ -67,8 +67,8 @@ def trace(
 ) -> None:
     """Show what happened to one token: requested and why, vended to whom, rejected, replaced.
 
-    `broker audit` shows the fingerprints; one of a token that you have is printed by
-    `printf %s "$TOKEN" | sha256sum | cut -c 1-12`. The logs are kept for 30 days.
+    `broker audit` shows fingerprints; `printf %s "$TOKEN" | sha256sum | cut -c 1-12` prints that of
+    your own token. The logs are kept for 30 days.
     """
     if not _FINGERPRINT.fullmatch(fingerprint):
         raise Failure(

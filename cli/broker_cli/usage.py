@@ -106,9 +106,9 @@ def usage(
 ) -> None:
     """Show who uses which grant, how often and when last; idle grants; callers that never call.
 
-    AWS reads the vend log by a Logs Insights query, which it charges for by the gigabyte. The logs
-    are kept for 30 days. Who may call and never does is known of grants whose callers grants.toml
-    lists; of the others IAM alone decides, and lists nobody.
+    Reads the vend log by a Logs Insights query, for which AWS charges by the gigabyte. The logs are
+    kept for 30 days. Callers that never call are known only for grants that list their callers in
+    grants.toml.
     """
     if json and csv:
         raise Failure("--json and --csv exclude each other", "give one of them", ExitCode.USAGE)

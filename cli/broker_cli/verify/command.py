@@ -84,17 +84,17 @@ def verify(
         bool,
         typer.Option(
             "--active",
-            help="Also try a large token, an alarm and a run that fails. Each is put back; "
-            "receivers of alarms get messages.",
+            help="Also store a large token, set off an alarm and start a run that fails. Undoes "
+            "each; receivers of alarms get messages.",
         ),
     ] = False,
     json: Json = False,
 ) -> None:
     """Check that a deployed stack keeps its promises in this account.
 
-    Schedule, event pattern, roles, key, functions, network, quotas, token API, alarms and metrics,
-    as AWS has them now. What AWS does not tell here, or not to you, is "not checked". Exits with 1
-    if anything is broken. For whether tokens are served, see `broker doctor`.
+    Checks schedule, event pattern, roles, key, functions, network, quotas, token API, alarms and
+    metrics, as AWS has them now. "Not checked" is what AWS does not show, or not to you. Exits with
+    1 if anything is broken. `broker doctor` checks that tokens are renewed and vended.
     """
     with working("looking the stack up"):
         deployment = Deployment.of(Stack.open(stack))
