@@ -21,7 +21,6 @@ from token_broker.errors import BrokerError, NoLiveToken
 from token_broker.grants import load_grants
 from token_broker.log import service_logger
 from token_broker.metrics import emit, emit_by_grant
-from token_broker.models import rfc3339
 from token_broker.token_store import ParameterTokenStore
 from token_vendor import api_event
 from token_vendor.audit_record import AuditRecord
@@ -166,15 +165,10 @@ def _post_oauth2_token(event: object, record: AuditRecord) -> Response:
 
 def _vend(request: VendRequest, record: AuditRecord) -> Response:
     vended = _wiring().vendor.vend(request)
-    token = vended.token
-    body = VendedToken.of(token, datetime.now(UTC))
+    body = VendedToken.of(vended.token, datetime.now(UTC))
     if vended.is_only_audited:
-        record.would_be_refused = True
         _count("WouldRefuse", request.grant)
-    record.scope = " ".join(token.scope)
-    record.fingerprint = token.fingerprint
-    record.expires_at = rfc3339(token.expires_at)
-    record.seconds_left = body.expires_in
+    record.add_vended(vended, seconds_left=body.expires_in)
     logger.info("token vended", extra=record.log_fields())
     # The template counts that line: by service a line of metrics would say nothing more.
     emit_by_grant(SERVICE, {"Vended": 1}, grant=request.grant)

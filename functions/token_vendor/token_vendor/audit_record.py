@@ -1,7 +1,12 @@
 """What the log may contain about a request: the fields of one type, and no other."""
 
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from token_broker.models import rfc3339
+
+if TYPE_CHECKING:
+    from token_vendor.vend import Vended
 
 MAX_GRANT_CHARS: Final = 64
 """No grant's name is longer; a name that a caller made up is cut here."""
@@ -37,6 +42,20 @@ class AuditRecord:
     refresh: str | None = None
     reason: str | None = None
     cause: str | None = None
+
+    def add_vended(self, vended: "Vended", *, seconds_left: int) -> None:
+        """Fill in what the log says of a token that is vended: all of it here.
+
+        Args:
+            vended: what the caller gets.
+            seconds_left: of the token's life, as the response says.
+        """
+        token = vended.token
+        self.scope = " ".join(token.scope)
+        self.fingerprint = token.fingerprint
+        self.expires_at = rfc3339(token.expires_at)
+        self.seconds_left = seconds_left
+        self.would_be_refused = True if vended.is_only_audited else None
 
     def log_fields(self) -> dict[str, object]:
         """What is known, by the name of the log field."""
