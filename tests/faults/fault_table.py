@@ -1249,11 +1249,11 @@ _INTRODUCTION: Final = """\
 
 <!-- Made by `python -m tests.faults.fault_table > docs/faults.md`; do not edit. -->
 
-What the broker does when Enable or AWS misbehave. The tests run each row: the token endpoint's
-with the real HTTP client against a real socket, those of AWS with the real boto3 client against
-the embedded AWS, a fault proxy between them. Each test checks the stored token, the requests
-made, the state, reason and cause reported, what later runs wait for and what a caller gets, and
-searches all output for the client secret and for tokens.
+What the broker does when Enable or AWS fail. A test runs each row: faults of the token endpoint
+with the real HTTP client against a real socket, faults of AWS with the real boto3 client through
+a fault proxy to the embedded AWS. Each test checks the stored token, the requests, the logged
+state, reason and cause, the backoff of later runs and the caller's response. It searches all
+output for the client secret and for tokens.
 
 In every row there is one grant. Its token is due and lives 5 minutes more.
 
@@ -1264,13 +1264,13 @@ In every row there is one grant. Its token is due and lives 5 minutes more.
 | where | the token endpoint's kind of response, or the call of AWS that fails |
 | requested again? | whether the same run sends the request again, after a short, growing wait |
 | logged reason | the `reason` in log line and summary; see [operate.md](operate.md#alarms) |
-| it recovers | when a failure is over, without a human unless it says so |
+| it recovers | when the failure ends; a person acts only where the cell says so |
 
-The rows are sorted by what comes of the fault. **The stored token** is untouched, to the letter,
-or replaced by the new one. **Callers get** what `GET /tokens/{grant}` hands out: the old token
-serves until it expires. Then, or if none was stored, callers get `503` with `Retry-After`. **Next
-run**: within a minute, with the default schedule. **Backs off**: no attempt until the
-[backoff](architecture.md#the-backoff) ends. *All*: all grants of the connection wait.
+The rows are grouped by outcome. **The stored token** is unchanged, or replaced by the new one.
+**Callers get** what `GET /tokens/{grant}` returns: the old token until it expires; then, or if
+none was stored, `503` with `Retry-After`. **Next run**: within a minute, with the default
+schedule. **Backs off**: no attempt until the [backoff](architecture.md#the-backoff) ends.
+*All*: all grants of the connection wait.
 
 ## Differences between token responses
 
@@ -1286,10 +1286,10 @@ _PLACES: Final = {
     On.STATE_WRITE: "AWS, the connection's state is stored",
 }
 _NOTES: Final = (
-    "The vend function reads with a role of its own. Where a fault meets it too, it vends the "
-    "token that it remembers, and returns `503` with `Retry-After` if it remembers none. A token "
-    "that cannot be stored is lost; a later run requests another. A call for several parameters "
-    "that AWS refuses is made again for each, so that one of them keeps no other from being read."
+    "The vend function reads with a role of its own. If it meets the fault too, it vends the "
+    "token that it remembers, or returns `503` with `Retry-After`. A token that cannot be stored "
+    "is lost; a later run requests another. If AWS refuses a call for several parameters, the run "
+    "reads them one by one, so that one of them does not keep it from reading the others."
 )
 
 
@@ -1307,7 +1307,7 @@ class Outcome(Enum):
     )
     CONNECTION = (
         "The whole connection backs off",
-        "The stored tokens are untouched, and callers get them. One request serves all grants.",
+        "The stored tokens are untouched, and callers get them. One grant is the probe for all.",
     )
     REQUESTED = (
         "The connection waits as long as Enable requests",
