@@ -128,10 +128,26 @@ def write_template(root: Path, names: dict[str, str], dist: Path) -> None:
         (uri,) = {"CodeUri", "ContentUri"} & resource["Properties"].keys()
         key = {"Fn::Sub": f"${{{PREFIX}}}{name}"}
         resource["Properties"][uri] = {"Bucket": {"Ref": BUCKET}, "Key": key}
-    text = json.dumps(template, indent=1, ensure_ascii=False) + "\n"
+    text = _in_lines(template)
     if len(text.encode()) > MOST_TEMPLATE_BYTES:
         raise NoRelease(f"{TEMPLATE} has {len(text.encode())} bytes, not {MOST_TEMPLATE_BYTES}")
     (dist / TEMPLATE).write_text(text, encoding="utf-8")
+
+
+def _in_lines(template: dict[str, Any]) -> str:
+    """A template as JSON with a line for each parameter, resource and output."""
+
+    def compact(value: object) -> str:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+    def section(value: object) -> str:
+        if not isinstance(value, dict):
+            return compact(value)
+        lines = (f"{compact(name)}:{compact(item)}" for name, item in value.items())
+        return "{\n" + ",\n".join(lines) + "\n}"
+
+    sections = (f"{compact(name)}:{section(value)}" for name, value in template.items())
+    return "{\n" + ",\n".join(sections) + "\n}\n"
 
 
 def write_wheels(root: Path, dist: Path) -> None:

@@ -109,13 +109,14 @@ def policy(
     """Print the IAM identity policy that a caller of a grant needs, ready to paste.
 
     It allows the caller to get the token and to report one that Enable refused. The policy goes
-    to standard output, remarks to standard error.
+    to standard output, the URL that the caller uses and remarks to standard error.
     """
     found = grant_of(read_grants(grants_file), grant)
     caller = normalized(principal) if principal else None
     with working("looking"):
         opened = Stack.open(stack)
     say_json(policy_document(opened, grant))
+    _say_urls(opened)
     if caller is None:
         return
     if found.callers is None:
@@ -128,6 +129,16 @@ def policy(
         say(f'next:  add "{caller}" to callers in grants.toml, and deploy', stderr=True)
     if caller.split(":")[4:5] != [opened.account]:
         say("it is of another account: CallerAccounts must let it in (docs/reach.md)", stderr=True)
+
+
+def _say_urls(stack: Stack) -> None:
+    """The callers' URL, and that a custom domain does not change what the policy names."""
+    url = stack.outputs["TokenApiUrl"]
+    if domain := stack.outputs.get("TokenApiDomainUrl"):
+        say(f"url:   {domain}, or {url}", stderr=True)
+        say("the policy names the API's id: a new stack needs new policies", stderr=True)
+    else:
+        say(f"url:   {url}", stderr=True)
 
 
 def policy_document(stack: Stack, grant: str) -> dict[str, object]:

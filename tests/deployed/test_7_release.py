@@ -21,6 +21,8 @@ from tests.deployed.test_7_grants_layer import code
 from tools import release
 
 ACCOUNT = "666677778889"
+DOMAIN = "tokens.example.com"
+CERTIFICATE = f"arn:aws:acm:{REGION}:{ACCOUNT}:certificate/01234567-89ab-cdef-0123-456789abcdef"
 BUCKET = "releases-of-the-platform-team"
 BROKER = "from broker_cli.main import main; main()"
 GET_TOKEN = """
@@ -110,19 +112,23 @@ def test_release_is_deployed_with_own_grants_and_a_change_of_them_leaves_the_cod
     stack.store_secret(enable_client)
     assert set(stack.refresh({"force": True})["grants"]) == {"first", "second", "third"}
     caller = create_user(stack.administrator, "caller", stack.api.policy("/tokens/*"))
-    token = adopter.run(
-        GET_TOKEN,
-        TOKEN_API_URL=f"{stack.api.endpoint_url}/{stack.api.stage}",
-        TOKEN_API_HOST=stack.api.host,
-        AWS_ACCESS_KEY_ID=caller.access_key,
-        AWS_SECRET_ACCESS_KEY=caller.secret_key,
-    )
+    as_caller = {
+        "TOKEN_API_URL": f"{stack.api.endpoint_url}/{stack.api.stage}",
+        "TOKEN_API_HOST": stack.api.host,
+        "AWS_ACCESS_KEY_ID": caller.access_key,
+        "AWS_SECRET_ACCESS_KEY": caller.secret_key,
+    }
+    token = adopter.run(GET_TOKEN, **as_caller)
     assert token.strip() in enable.issued_tokens()
     before, uploaded = code(stack), s3.list_objects_v2(Bucket=BUCKET)["Contents"]
     changed = adopter.publish(OWN_GRANTS.replace("third", "fourth"))
-    assert "is deployed\n" in adopter.broker("deploy", changed)
+    domain = (f"DomainName={DOMAIN}", f"CertificateArn={CERTIFICATE}")
+    assert "is deployed\n" in adopter.broker("deploy", changed, *domain)
     assert set(stack.refresh({"force": True})["grants"]) == {"first", "second", "fourth"}
     assert code(stack) == before
     assert s3.list_objects_v2(Bucket=BUCKET)["Contents"] == uploaded
     assert "nothing changed" in adopter.broker("deploy")
+    by_domain = {"TOKEN_API_HOST": DOMAIN, "AWS_DEFAULT_REGION": REGION}
+    token = adopter.run(GET_TOKEN, **(as_caller | by_domain))
+    assert token.strip() in enable.issued_tokens()
     assert json.loads(adopter.broker("status", "--json"))["stack"] == stack.name

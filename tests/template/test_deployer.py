@@ -27,7 +27,12 @@ SECRET = f"arn:aws:secretsmanager:{HERE}:secret:{STACK}/connections/default-AbCd
 APIS = "arn:aws:apigateway:eu-west-1::"
 
 ARNS = {
+    "AWS::ApiGateway::BasePathMapping": [f"{APIS}/domainnames/tokens.example.com/basepathmappings"],
     "AWS::ApiGateway::Deployment": [f"{APIS}/restapis/a1b2c3/deployments/d1"],
+    "AWS::ApiGateway::DomainName": [
+        f"{APIS}/domainnames",
+        f"{APIS}/domainnames/tokens.example.com",
+    ],
     "AWS::ApiGateway::RestApi": [f"{APIS}/restapis", f"{APIS}/restapis/a1b2c3"],
     "AWS::ApiGateway::Stage": [f"{APIS}/restapis/a1b2c3/stages/v1", f"{APIS}/tags/arn"],
     "AWS::CloudWatch::Alarm": [f"arn:aws:cloudwatch:{HERE}:alarm:{{name}}"],
@@ -305,6 +310,7 @@ def test_nothing_depends_on_a_tag_of_a_resource():
         ("kms:ScheduleKeyDeletion", KEY),
         ("kms:Decrypt", KEY),
         ("apigateway:DELETE", f"{APIS}/restapis/zzz"),
+        ("apigateway:DELETE", f"{APIS}/domainnames/tokens.example.com"),
         ("iam:AttachRolePolicy", ROLE),
         ("iam:PutRolePolicy", f"arn:aws:iam::{OWNER}:role/administrator"),
         ("ssm:GetParameter", f"arn:aws:ssm:{HERE}:parameter/enable-tokens/{STACK}/deals"),

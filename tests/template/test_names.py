@@ -57,8 +57,9 @@ def _names(resource: dict, resources: set[str], parameters: set[str]) -> Iterato
         return  # it lives within a resource that a parameter names
     fixed = identifier | _last_parts(schema.get("createOnlyProperties", []))
     for name in sorted(fixed & set(properties)):
-        if name.endswith("Name") and not _refers_to(properties[name], resources):
-            yield properties[name]
+        value = properties[name]
+        if name.endswith("Name") and not (_refers_to(value, resources) or _is_given(value)):
+            yield value
 
 
 def _last_parts(paths: list[str]) -> set[str]:
@@ -67,6 +68,11 @@ def _last_parts(paths: list[str]) -> set[str]:
 
 def _refers_to(value: object, resources: set[str]) -> bool:
     return isinstance(value, dict) and (value.get("Ref") in resources or "Fn::GetAtt" in value)
+
+
+def _is_given(value: object) -> bool:
+    """Whether it is a parameter's value: who deploys two stacks gives them two names."""
+    return isinstance(value, dict) and not str(value.get("Ref", "AWS::")).startswith("AWS::")
 
 
 def collisions(template: str) -> set[str]:
