@@ -18,6 +18,7 @@ from rich.table import Table
 
 from benchmarks.results import percentile
 from token_refresher.parameter_reader import MOST_NAMES
+from token_vendor.vend import SECOND_CHANCE_WITHIN
 
 READ_TRIES: Final = 4
 """As `token_broker.aws.CLIENT_CONFIG`, whose waits are a random share of 1, 2 and 4 seconds."""
@@ -115,6 +116,9 @@ class Scenario:
         start_seconds: a cold start, or the restoring of a snapshot.
         read_seconds: Parameter Store's and KMS's response.
         vend_seconds: the rest of a request.
+        reads: how often a request without a remembered token reads, READ_TRIES tries each.
+        first_read_spread: a fresh environment waits for a random share of it before it reads.
+        reads_all_grants: one read brings the tokens of all grants (up to ten: `GetParameters`).
         api_per_second: what API Gateway lets through; the template's RequestsPerSecond.
     """
 
@@ -131,6 +135,9 @@ class Scenario:
     start_seconds: float = 0.6
     read_seconds: float = 0.02
     vend_seconds: float = 0.005
+    reads: int = 2
+    first_read_spread: float = 0.0
+    reads_all_grants: bool = False
     api_per_second: float = 10_000.0
 
 
@@ -219,26 +226,31 @@ class World:
         read_at = environment.read_at.get(grant)
         if read_at is not None and self.timeline.now - read_at < self.scenario.cache_window:
             self._respond(environment, began, is_live=True)
-        else:
-            self._read(environment, grant, began, tries=1)
+            return
+        spread = 0 if environment.read_at else self.scenario.first_read_spread
+        self.timeline.after(
+            self._random.random() * spread,
+            lambda: self._read(environment, grant, began, tries=1),
+        )
 
     def _read(self, environment: Environment, grant: int, began: float, *, tries: int) -> None:
         if self._store.take(self.timeline.now):
             self.outcome.reads += 1
-            environment.read_at[grant] = self.timeline.now
+            known = range(self.scenario.grants) if self.scenario.reads_all_grants else [grant]
+            environment.read_at |= dict.fromkeys(known, self.timeline.now)
             self.timeline.after(
                 self.scenario.read_seconds,
                 lambda: self._respond(environment, began, is_live=True),
             )
             return
         self.outcome.throttled_reads += 1
-        if tries < READ_TRIES:
-            wait = self._random.random() * 2 ** (tries - 1)
+        is_remembered = grant in environment.read_at  # it is vended on while it lives
+        if tries < READ_TRIES * (1 if is_remembered else self.scenario.reads):
+            wait = self._random.random() * _longest_wait(tries)
             self.timeline.after(
                 wait, lambda: self._read(environment, grant, began, tries=tries + 1)
             )
             return
-        is_remembered = grant in environment.read_at  # it is vended on while it lives
         if is_remembered:
             environment.read_at[grant] = self.timeline.now
         self._respond(environment, began, is_live=is_remembered)
@@ -254,6 +266,14 @@ class World:
                 self.outcome.unavailable += 1
 
         self.timeline.after(self.scenario.vend_seconds, end)
+
+
+def _longest_wait(tries: int) -> float:
+    """Between two tries, in seconds: botocore's own, then the vend function's."""
+    in_this_read = (tries - 1) % READ_TRIES
+    if in_this_read == READ_TRIES - 1:
+        return SECOND_CHANCE_WITHIN.total_seconds()
+    return float(2**in_this_read)
 
 
 def run_reads(grants: int, store_per_second: float, *, seed: int = 1) -> tuple[int, float]:
@@ -288,6 +308,11 @@ SETTINGS: Final = {
     "200 provisioned": Scenario(warm=200),
     "RequestsPerSecond 40": Scenario(api_per_second=40),
     "1 grant": Scenario(grants=1),
+    "one read, no second chance": Scenario(reads=1),
+    "three reads": Scenario(reads=3),
+    "first reads spread over 4 s": Scenario(reads=1, first_read_spread=4),
+    "one read for all grants": Scenario(reads=1, reads_all_grants=True),
+    "the same, with a second chance": Scenario(reads_all_grants=True),
 }
 
 

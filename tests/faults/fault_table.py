@@ -1359,6 +1359,13 @@ VEND_FAULTS: Final = (
         "test_successor_of_a_token_of_another_scope_is_vended_after_a_second",
     ),
     (
+        "Parameter Store throttles the read, and no token that fits is remembered",
+        "the live token up to 18 seconds later, from the first or a second read of 4 tries; else "
+        "`503` with `Retry-After`",
+        "with the next request",
+        "test_throttled_vend_reads_once_more_after_a_wait",
+    ),
+    (
         "The parameter is corrupt, and a token that fits is remembered",
         "the remembered token until it expires",
         "with the next read after the refresher replaced it",

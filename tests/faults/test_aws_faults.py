@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -297,6 +297,8 @@ def test_lost_answer_leaves_no_older_token_behind(row: AwsFault, broker: Broker)
 def test_vendor_vends_what_it_remembers_while_it_cannot_read(
     row: AwsFault, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(vendor_app, "SECOND_CHANCE_WITHIN", timedelta())
+
     def vend() -> dict[str, Any]:
         return vendor_app.lambda_handler(VEND_EVENT, Context())
 

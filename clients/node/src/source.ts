@@ -7,7 +7,7 @@ import { warn } from "./origins.js";
 import { Signer, type SignerOptions } from "./signing.js";
 import { httpTransport, type Transport } from "./transport.js";
 
-const REQUEST_SECONDS = 10; // the vend function's own worst case, a cold start included
+const REQUEST_SECONDS = 10; // the vend function takes longer only in a cold storm
 const ASIDE_SECONDS = 5; // for what no caller waits for: an early renewal, a report
 const LAST_REQUEST_SECONDS = 0.5; // for a request that begins when the budget ends
 const FIRST_WAIT_SECONDS = 0.5;

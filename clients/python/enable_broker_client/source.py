@@ -19,7 +19,7 @@ from enable_broker_client.forks import remade_in_child
 from enable_broker_client.signing import Session, Signer
 from enable_broker_client.transport import HttpTransport, Transport
 
-_REQUEST_SECONDS: Final = 10.0  # the vend function's own worst case, a cold start included
+_REQUEST_SECONDS: Final = 10.0  # the vend function takes longer only in a cold storm
 _ASIDE_SECONDS: Final = 5.0  # for what no caller waits for: an early renewal, a report
 _LAST_REQUEST_SECONDS: Final = 0.5  # for a request that begins when the budget ends
 _FIRST_WAIT_SECONDS: Final = 0.5

@@ -6,6 +6,7 @@ gc.disable()  # until all is set up: a start-up makes no garbage; looking for it
 
 import json
 import os
+import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -33,7 +34,7 @@ from token_vendor.responses import (
     json_response,
     refusal,
 )
-from token_vendor.vend import RETRY_AFTER, Vendor, VendRequest
+from token_vendor.vend import RETRY_AFTER, SECOND_CHANCE_WITHIN, Vendor, VendRequest
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -98,6 +99,7 @@ def _wiring() -> Wiring:
         cache_window=config.token_cache,
         refresh_ahead=config.refresh_ahead,
         on_read_fault=lambda error: _log_fault("remembered token vended", error),
+        second_chance_after=_second_chance_after,
     )
 
     def invoke(event: Mapping[str, object]) -> None:
@@ -111,6 +113,14 @@ def _wiring() -> Wiring:
         invoke=invoke, on_fault=lambda error: _log_fault("refresh run not started", error)
     )
     return Wiring(vendor, starter)
+
+
+def _second_chance_after(error: Exception) -> timedelta | None:
+    """A wait for a throttled read alone: fresh environments that start at once share a quota."""
+    if describe_fault(error)[0] != "ThrottlingException":
+        return None
+    _log_fault("token read once more", error)
+    return SECOND_CHANCE_WITHIN * random.random()  # noqa: S311 - chance, not secrecy
 
 
 @cache

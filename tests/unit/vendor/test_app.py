@@ -474,6 +474,19 @@ def test_faults_that_no_response_reports_are_logged(environment: None, output: O
     ]
 
 
+def test_throttled_read_alone_has_a_second_chance_after_a_random_wait(
+    environment: None, output: Output
+) -> None:
+    second_chance_after = app._wiring().vendor.second_chance_after
+    assert second_chance_after(client_error("AccessDeniedException", "GetParameter")) is None
+    assert output.lines() == []
+    throttled = client_error("ThrottlingException", "GetParameter")
+    waits = [wait for _ in range(20) if (wait := second_chance_after(throttled)) is not None]
+    assert len(set(waits)) == 20  # so that environments do not read again together
+    assert seconds(0) <= min(waits) <= max(waits) <= seconds(4)
+    assert output.lines()[0]["message"] == "token read once more"
+
+
 def test_unset_variable_is_a_fault_of_the_broker(
     environment: None, monkeypatch: pytest.MonkeyPatch, output: Output
 ) -> None:

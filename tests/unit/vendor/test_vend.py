@@ -44,6 +44,7 @@ class Counter:
     clock: FakeClock = field(default_factory=FakeClock)
     faults: list[Exception] = field(default_factory=list)
     cache_window: float = 60
+    waits: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.vendor = Vendor(
@@ -52,9 +53,16 @@ class Counter:
             cache_window=seconds(self.cache_window),
             refresh_ahead=seconds(600),
             on_read_fault=self.faults.append,
+            second_chance_after=lambda error: seconds(3) if "throttled" in str(error) else None,
             now=self.clock,
             monotonic=self.clock.monotonic,
+            sleep=self.wait,
         )
+
+    def wait(self, wait: float) -> None:
+        self.waits.append(wait)
+        if len(self.waits) == 2:
+            self.store.faults.clear()
 
     def vend(self, grant: str = "deals", caller: str = ALICE, *, min_ttl: float = 0) -> StoredToken:
         request = VendRequest(grant=grant, caller_arn=caller, min_ttl=seconds(min_ttl))
@@ -483,3 +491,43 @@ def test_report_is_judged_by_the_store_after_the_clock_is_corrected(counter: Cou
 def test_token_that_was_issued_by_a_fast_clock_can_be_reported(counter: Counter) -> None:
     counter.store.tokens["deals"] = token("deals", age=-HALF_AN_HOUR, left=5400)
     assert counter.vendor.report_rejection(asked(other_than=token("deals").fingerprint))
+
+
+def throttle(counter: Counter) -> None:
+    counter.store.faults["deals"] = RuntimeError("throttled")
+
+
+def test_throttled_vend_reads_once_more_after_a_wait(counter: Counter) -> None:
+    throttle(counter)
+    with pytest.raises(RuntimeError, match="throttled"):
+        counter.vend()
+    assert (counter.waits, counter.store.reads) == ([3], ["deals"] * 2)
+    assert counter.vend() == token("deals")  # the fault ends during the second wait
+    assert (counter.waits, counter.store.reads) == ([3, 3], ["deals"] * 4)
+
+
+def test_vend_that_fails_for_another_cause_does_not_wait(counter: Counter) -> None:
+    counter.store.faults["deals"] = RuntimeError("denied")
+    with pytest.raises(RuntimeError, match="denied"):
+        counter.vend()
+    assert counter.waits == []
+
+
+def test_remembered_token_is_vended_without_a_wait_while_reads_are_throttled(
+    counter: Counter,
+) -> None:
+    counter.vend()
+    throttle(counter)
+    counter.clock.wind(61)
+    assert counter.vend() == token("deals")
+    assert (counter.waits, len(counter.faults)) == ([], 1)
+
+
+def test_listing_and_report_have_no_second_chance(counter: Counter) -> None:
+    throttle(counter)
+    report = VendRequest(grant="deals", caller_arn=ALICE, other_than="0123456789ab")
+    with pytest.raises(RuntimeError, match="throttled"):
+        counter.vendor.statuses(ALICE)
+    with pytest.raises(RuntimeError, match="throttled"):
+        counter.vendor.report_rejection(report)
+    assert counter.waits == []
