@@ -37,11 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.record:
             options.record.mkdir(parents=True, exist_ok=True)
             path = options.record / f"seed-{options.seed}.jsonl"
-            file = files.enter_context(path.open("w"))
+            file = files.enter_context(path.open("w", buffering=1))
             tell(f"recording to {path}")
         record = Record(file)
         try:
-            soak(record, seed=options.seed, seconds=options.minutes * 60, tell=tell, stop=stop)
+            soak(
+                record,
+                seed=options.seed,
+                seconds=options.minutes * 60,
+                tell=tell,
+                stop=stop,
+                built=options.built,
+            )
         except ToolFailed:
             if not stop.is_set():
                 raise
@@ -70,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         "--minutes", type=float, default=10, help="how long faults are injected (default: 10)"
     )
     parser.add_argument("--seed", type=int, default=1, help="decides the faults (default: 1)")
+    parser.add_argument(
+        "--built",
+        type=Path,
+        metavar="FOLDER",
+        help="deploy what `sam build --build-dir FOLDER` left there (default: build)",
+    )
     parser.add_argument(
         "--record",
         type=Path,

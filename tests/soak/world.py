@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -88,12 +89,8 @@ class FaultProxy:
 
     def close(self) -> None:
         """End it."""
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()  # asked to end, it would wait for the connections of the functions
+        self._process.wait()
         self._pool.clear()
 
 
@@ -182,6 +179,17 @@ def copy_source(folder: Path) -> Path:
     return folder
 
 
+def _copy_build(built: Path, stack: BrokerStack) -> None:
+    """Take what was built from another copy of the source, but the soak's own grants."""
+    shutil.copytree(built, stack.build_folder)
+    grants = stack.source / "layers/grants/grants.toml"
+    shutil.copy(grants, stack.build_folder / "GrantsLayer/python/grants.toml")
+    template = stack.build_folder / "template.yaml"
+    theirs = re.compile(r"\S+/(LICENSE|README\.md)$", re.MULTILINE)
+    text = theirs.sub(rf"{stack.source}/\1", template.read_text())
+    template.write_text(text)
+
+
 def _through_proxy(stack: BrokerStack, function: str, proxy: FaultProxy) -> None:
     """Give a deployed function a proxy to AWS; botocore takes it from the environment."""
     client = stack.administrator.client("lambda")
@@ -225,7 +233,9 @@ def _identities(stack: BrokerStack) -> list[Identity]:
 
 
 @contextlib.contextmanager
-def world(seed: int, *, folder: Path, minute_seconds: float, record: Record) -> Iterator[World]:
+def world(
+    seed: int, *, folder: Path, minute_seconds: float, record: Record, built: Path | None
+) -> Iterator[World]:
     """Deploy the broker and start all that it needs; on leaving, nothing is left running."""
     random = Random(f"{seed} client")  # noqa: S311 - reproducible on purpose
     client = Client(
@@ -243,7 +253,10 @@ def world(seed: int, *, folder: Path, minute_seconds: float, record: Record) -> 
             proxies.append(FaultProxy(aws.endpoint_url))
             stack_of.callback(proxies[-1].close)
         stack = BrokerStack(aws, source=copy_source(folder))
-        stack.build()
+        if built:
+            _copy_build(built, stack)
+        else:
+            stack.build()
         stack.deploy(TokenUrl=enable.token_url)
         for proxy in proxies:
             proxy.wait_until_healthy()
