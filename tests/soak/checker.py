@@ -1,11 +1,10 @@
 """Decides from a soak's record alone whether the broker kept its promises.
 
-Imports nothing of the broker. What it takes for granted is in docs/: a token is due at half its
-lifetime; a run tries a passing failure at most 4 times; a refusal is not repeated for about 1, 2,
-4, 8 and then 15 minutes, but where the client is refused, a token with less than two minutes left
-is asked for each time that half of what was left has gone by; a run that was killed is taken for
-running for 55 seconds; what the vend function has read may be a second old where it was no live
-token.
+Imports nothing of the broker. What it takes for granted is in docs/guarantees.md, each rule with
+its bound: a token is due at half its lifetime; a run attempts a grant at most 4 times; a refused
+grant waits for 55 seconds at least; a run that was killed has its lease for 55 seconds; what the
+vend function has read may be a second old where it was no live token. Which requests a run makes
+is not predicted; where two runs were at work at a time, neither is judged by its requests.
 
 How long an interval of the schedule is, is never measured by the clock: two intervals have
 passed when two refresh runs, one after the other, have ended.
@@ -17,7 +16,7 @@ import bisect
 import itertools
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +41,12 @@ but several processes look at it."""
 EVENT_SECONDS: Final = 10.0
 """A changed secret's event has its run begin within that."""
 
-FORCED_TRIES: Final = 3
+BLOCK_SECONDS: Final = 12
+"""The vend function remembers a token for a tenth of its life, here at most 120 seconds."""
+
+TOLERANCE: Final = 0.5
+"""Seconds by which requests of one run, begun together, may follow one another."""
+
 FORCED_SECONDS: Final = 60.0
 """A forced run, its two retries by the platform included, is over by then."""
 
@@ -52,6 +56,7 @@ FORCED_SECONDS: Final = 60.0
 STOPS_RENEWAL: Final = frozenset(
     {
         "Enable fails",
+        "Enable asks for patience",
         "Enable misbehaves or refuses a grant",
         "Enable refuses the client",
         "Enable is slow",
@@ -64,7 +69,9 @@ STOPS_RENEWAL: Final = frozenset(
 )
 STOPS_VENDING: Final = frozenset({"AWS fails the vendor", "the vendor is killed"})
 LEAVES_LEASE: Final = frozenset({"the refresher is killed"})
-OVERWRITES: Final = frozenset({"a token is deleted", "a token is corrupted"})
+OVERWRITES: Final = frozenset(
+    {"a token is deleted", "a token is corrupted", "an operator blocks a grant"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +160,13 @@ RULES: Final = {
     "available": "no 5xx while a live token existed",
     "kept": "the old token survived every failed renewal",
     "recovered": "everything recovered within two schedule intervals",
-    "requests": "exactly the expected requests to Enable",
+    "requests": "each request to Enable had a reason, and each token was stored",
+    "lease": "no two requests for one grant at a time",
+    "backoff": "no request within 55 seconds of a refusal",
+    "retry_after": "no request before the time that Retry-After names",
+    "attempts": "at most 4 attempts for a grant in a run, 3 if the client is refused",
+    "forced": "a forced renewal asked Enable",
+    "blocked": "a block stayed, and nothing was vended",
 }
 
 
@@ -208,8 +221,11 @@ class _Checker:
         for grant in self.scopes:
             self._check_kept(grant)
             self._check_recovered(grant)
-            self._check_issued(grant)
-        self._check_failed_requests()
+            self._check_requests(grant)
+        self._check_patience()
+        self._check_attempts()
+        self._check_forced()
+        self._check_blocked()
         self._count()
         return self.report
 
@@ -503,184 +519,182 @@ class _Checker:
 
     # ── Requests to Enable ───────────────────────────────────────────────────────────────────
 
-    def _check_issued(self, grant: str) -> None:
-        """Each token issued was due, and once only, or a fault explains it."""
+    def _check_requests(self, grant: str) -> None:
+        """Each token issued had a reason and was stored; each failure had a fault."""
         stored = {s.token["fingerprint"] for s in self.states[grant] if s.token}
-        used: dict[tuple[object, ...], Entry] = {}
-        for request in self.asked:
-            if request["scope"] != self.scopes[grant] or request["status"] != 200:
-                continue
+        mine = [r for r in self.asked if r["scope"] == self.scopes[grant]]
+        for request in mine:
             self.report.rules["requests"] += 1
-            name = request["fingerprint"]
-            if name not in stored:
-                why = self._why_lost(grant, request)
-                self.report.counts[f"tokens issued and not stored: {why}"] += 1
-                if not why:
-                    self._violation("requests", request, f"{grant}: {name} was not stored")
-            self._check_reason(grant, request, used, stored)
+            if request["status"] != 200:
+                if request["fault"] is None and not self._is_explained(request):
+                    self._violation("requests", request, f"{grant}: failed without a fault")
+                continue
+            if request["fingerprint"] not in stored and not self._may_be_lost(grant, request):
+                self._violation("requests", request, f"{grant}: the token was not stored")
+            if not self._has_reason(grant, request):
+                self._violation("requests", request, f"{grant}: nothing was due")
+        for first, second in itertools.pairwise(mine):
+            self._check_alone(grant, first, second)
+            if self._backoff_of(first) == "grant":
+                self._check_backoff(grant, first, second)
 
-    def _check_reason(
-        self,
-        grant: str,
-        request: Entry,
-        used: dict[tuple[object, ...], Entry],
-        stored: set[str],
-    ) -> None:
-        """A reason is good for one token; for another if the first was lost, say."""
-        reasons = list(self._reasons(grant, request))
-        for reason in reasons:
-            why = ""
-            if last := used.get(reason):
-                is_lost = last["fingerprint"] not in stored
-                why = self._why_repeated(request, last, is_lost=is_lost)
-                if not why:
-                    continue
-                self.report.counts[f"tokens issued once more: {why}"] += 1
-            used[reason] = request
-            return
-        what = "asked for more than once" if reasons else "asked for, and nothing was due"
-        self._violation("requests", request, f"{grant}: {what}")
+    def _has_reason(self, grant: str, request: Entry) -> bool:
+        """What was stored when the run looked, an order, or another hand in the meantime."""
+        at = request["at"]
+        looked_at = min([at, *(run["begin"] for run in self._runs_at(at, at))]) - MARGIN
+        states = [s for s in self.states[grant] if s.begin <= at and looked_at < s.end]
+        return (
+            not states
+            or any(
+                state.token is None
+                or state.due_at - MARGIN <= at
+                or self.refused_at.get(state.token["fingerprint"], INFINITY) <= at
+                for state in states
+            )
+            or any(self._forced(grant, at, at))
+            or self._is_met(
+                at,
+                at,
+                lambda fault: (
+                    fault["name"] == "the secret changes"
+                    or (fault["name"] in OVERWRITES and grant in fault["grants"])
+                ),
+                after=EVENT_SECONDS,
+            )
+        )
 
-    def _reasons(self, grant: str, request: Entry) -> Iterator[tuple[object, ...]]:
-        """Why it may have been asked for: what was stored when the run looked, or a change."""
-        runs = [r for r in self.runs if r["begin"] - MARGIN <= request["at"] <= r["end"] + MARGIN]
-        looked_at = min([request["at"], *(run["begin"] for run in runs)]) - MARGIN
-        states = [
-            state
-            for state in self.states[grant]
-            if state.begin <= request["at"] and looked_at < state.end
-        ]
-        if not states:
-            yield ("first",)
-        for state in states:
-            if state.token is None or state.due_at - MARGIN <= request["at"]:
-                yield ("due", state.number)
-            elif self.refused_at.get(state.token["fingerprint"], INFINITY) <= request["at"]:
-                yield ("refused by Enable's API", state.number)
-        for fault in self._forced(grant, request["at"], request["at"]):
-            # A forced run that is killed is tried again, as a whole, by the platform.
-            tries = FORCED_TRIES if fault["name"] == "the refresher is killed" else 1
-            yield from (("forced", fault["number"], attempt) for attempt in range(tries))
-        for fault in self.faults:
-            if fault["name"] == "the secret changes" and _span(fault, after=EVENT_SECONDS).meets(
-                request["at"], request["at"]
-            ):
-                yield ("secret", fault["number"])
-            if (
-                fault["name"] in OVERWRITES
-                and grant in fault["grants"]
-                and _span(fault, before=MARGIN, after=EVENT_SECONDS).meets(
-                    request["at"], request["at"]
-                )
-            ):
-                yield ("taken away", fault["number"])
-
-    def _why_lost(self, grant: str, request: Entry) -> str:
-        """Why a token is not stored; empty if nothing explains it."""
+    def _may_be_lost(self, grant: str, request: Entry) -> bool:
+        """What is stored ends no earlier, or the run was killed or kept from writing."""
         before = self._state_at(grant, request["at"])
         if before and before.is_live(_visible_end(request) - MARGIN):
-            return "what is stored ends no earlier"
-        begin, end = request["at"], request["until"] + EVENT_SECONDS
-        if self._is_slow(begin, end):
-            return "the machine was too slow"
-        for fault in self.faults:
-            is_loss = fault["name"] == "the refresher is killed" or fault.get("on") == "TOKEN_WRITE"
-            is_loss = is_loss or (fault["name"] in OVERWRITES and grant in fault["grants"])
-            if is_loss and _span(fault, before=MARGIN, after=MARGIN).meets(begin, end):
-                return f"{fault['name']}"
-        return ""
-
-    def _why_repeated(self, request: Entry, last: Entry, *, is_lost: bool) -> str:
-        """Why the same is asked for once more; empty if nothing explains it."""
-        if is_lost and last["until"] < request["at"]:
-            return "the one before was not stored"
-        at = request["at"]
-        runs = [r for r in self.runs if r["begin"] - MARGIN <= at <= r["end"] + MARGIN]
-        if any(run["end"] - run["begin"] > LEASE_SECONDS - EVENT_SECONDS for run in runs):
-            return "a run took as long as its lease lasts"
-        if any(self._with_runs(span).meets(last["at"], at) for span in self.slow):
-            return "the machine was too slow"
-        for fault in self.faults:
-            if _hides_state(fault) or fault["name"] == "the refresher is killed":
-                span = self._with_runs(_span(fault, before=MARGIN, after=MARGIN))
-                if span.meets(at, at):
-                    return f"{fault['name']}"
-        return ""
-
-    def _check_failed_requests(self) -> None:
-        """Each request without a token met a fault, and not oftener than the retries allow."""
-        failed: dict[int, list[Entry]] = defaultdict(list)
-        unknown: dict[int, list[Entry]] = defaultdict(list)
-        for request in self.asked:
-            if request["status"] == 200:
-                continue
-            self.report.rules["requests"] += 1
-            if request["fault"] is not None:
-                failed[request["fault"]].append(request)
-                continue
-            reason = self._refusal_reason(request)
-            if reason is None:
-                self._violation(
-                    "requests", request, f"failed ({request['status']}) without a fault"
-                )
-            else:
-                unknown[reason["number"]].append(request)
-        for fault in self.faults:
-            if many := failed.get(fault["number"]):
-                self._check_attempts(fault, many)
-            if many := unknown.get(fault["number"]):
-                most = 3 * self._runs_at(fault)
-                rejected = [request for request in many if request["status"] == 401]
-                if len(rejected) > most:
-                    self._violation(
-                        "requests", fault, f"{len(rejected)} with a wrong secret, at most {most}"
-                    )
-
-    def _refusal_reason(self, request: Entry) -> Entry | None:
-        """The change or the stop that made Enable itself say no."""
-        names = {401: {"the secret changes"}, None: {"Enable stops and starts again"}}
-        return next(
-            (
-                fault
-                for fault in self.faults
-                if fault["name"] in names.get(request["status"], set())
-                and _span(fault, before=MARGIN, after=MARGIN).meets(request["at"], request["until"])
+            return True
+        return self._is_met(
+            request["at"],
+            request["until"] + EVENT_SECONDS,
+            lambda fault: (
+                fault["name"] == "the refresher is killed"
+                or fault.get("on") == "TOKEN_WRITE"
+                or (fault["name"] in OVERWRITES and grant in fault["grants"])
             ),
-            None,
         )
 
-    def _check_attempts(self, fault: Entry, requests: list[Entry]) -> None:
-        """A network error is met 4 times a run at most, a refusal once until its backoff ends."""
-        runs = self._runs_at(fault)
-        span = _span(fault)
-        changes = sum(
-            other["name"] == "the secret changes"
-            and _span(other, after=FORCED_SECONDS).meets(span.begin, span.end)
-            for other in self.faults
-        )
-        backoffs = 1 + int((span.end - span.begin) // BACKOFF_SECONDS)
-        if any(_hides_state(f) and _span(f).meets(span.begin, span.end) for f in self.faults):
-            backoffs = max(backoffs, runs)  # no run knows of the refusal that another met
-        for grant, scope in self.scopes.items():
-            mine = [request for request in requests if request["scope"] == scope]
-            # A change and force wait for no backoff, and the platform tries each three times.
-            lifted = 1 + 3 * (changes + sum(1 for _ in self._forced(grant, span.begin, span.end)))
-            last = max([_final_attempts(state, span) for state in self.states[grant]], default=0)
-            versions = 3 if "invalid_client" in fault["what"] else 1  # of the secret, in one try
-            most = {
-                "none": fault["attempts"] * runs,
-                "asked": fault["attempts"] * runs,
-                "grant": backoffs * lifted,
-                "connection": versions * (backoffs * lifted + last),
-            }[fault["backoff"]]
-            if len(mine) > most:
-                self._violation(
-                    "requests", fault, f"{grant}: asked {len(mine)} times, at most {most}"
-                )
+    def _is_explained(self, request: Entry) -> bool:
+        """Whether a change of the secret, or a stop, made Enable itself refuse."""
+        names = {401: "the secret changes", None: "Enable stops and starts again"}
+        name = names.get(request["status"])
+        return self._is_met(request["at"], request["until"], lambda fault: fault["name"] == name)
 
-    def _runs_at(self, fault: Entry) -> int:
-        span = _span(fault, before=MARGIN, after=MARGIN)
-        return sum(span.meets(run["begin"], run["end"]) for run in self.runs)
+    def _check_alone(self, grant: str, first: Entry, second: Entry) -> None:
+        """The lease: a request begins when the one before has its response."""
+        self.report.rules["lease"] += 1
+        if None in {first["status"], second["status"]} or first["until"] <= second["at"]:
+            return
+        if not any(self._forced(grant, first["at"], second["at"])) and not self._is_met(
+            first["at"], second["at"], _hides_lease, after=EVENT_SECONDS
+        ):
+            self._violation("lease", second, f"{grant}: two requests at a time")
+
+    def _check_backoff(self, grant: str, refused: Entry, again: Entry) -> None:
+        """A refused grant waits, but for an order, and if its run alone was at work."""
+        run = self._run_alone(refused)
+        is_ordered = any(
+            len(other["grants"]) < len(self.scopes)
+            for other in self._runs_at(again["at"], again["at"])
+        )
+        if run is None or is_ordered:
+            return
+        self.report.rules["backoff"] += 1
+        if again["at"] < refused["until"] + BACKOFF_SECONDS - MARGIN and not self._is_met(
+            refused["at"], again["at"], _hides_backoff
+        ):
+            self._violation("backoff", again, f"{grant}: again {_after(refused, again)}")
+
+    def _check_patience(self) -> None:
+        """A run, if it alone is at work, waits as long as a Retry-After says."""
+        for busy in self.asked:
+            run = self._run_alone(busy) if self._backoff_of(busy) == "asked" else None
+            if run is None or self._is_met(busy["at"], run["end"], lambda _: False):
+                continue
+            self.report.rules["retry_after"] += 1
+            ends = busy["until"] + self._fault_of(busy)["held_seconds"]
+            for request in self.asked:
+                if busy["until"] + TOLERANCE < request["at"] < min(ends - TOLERANCE, run["end"]):
+                    self._violation("retry_after", request, f"again {_after(busy, request)}")
+
+    def _check_attempts(self) -> None:
+        """A run asks 4 times for a grant; with 3 secrets at most if the client is refused."""
+        for fault in self.faults:
+            span = _span(fault, before=MARGIN, after=MARGIN)
+            runs = len(self._runs_at(span.begin, span.end))
+            failed = Counter(r["scope"] for r in self.asked if r["fault"] == fault["number"])
+            if not failed or self._is_slow(span.begin, span.end):
+                continue
+            self.report.rules["attempts"] += 1
+            is_rejection = fault["backoff"] == "connection"
+            most = (3 if is_rejection else fault["attempts"]) * runs
+            asked = failed.total() if is_rejection else max(failed.values())
+            if asked > most:
+                self._violation("attempts", fault, f"asked {asked} times, at most {most}")
+
+    def _check_forced(self) -> None:
+        """An order to renew one grant has a run ask for it."""
+        for fault in self.faults:
+            if not fault.get("forced") or len(fault["grants"]) > 1:
+                continue
+            [grant] = fault["grants"]
+            runs = [
+                run
+                for run in self._runs_at(fault["begin"], fault["begin"] + FORCED_SECONDS)
+                if set(run["grants"]) == {grant} and run["begin"] > fault["begin"] - MARGIN
+            ]
+            if not runs or self._is_met(fault["begin"], runs[0]["end"], _hides_order):
+                continue
+            self.report.rules["forced"] += 1
+            if not any(
+                request["scope"] == self.scopes[grant]
+                and run["begin"] - MARGIN <= request["at"] <= run["end"] + MARGIN
+                for run in runs
+                for request in self.asked
+            ):
+                self._violation("forced", fault, f"{grant}: nothing was asked")
+
+    def _check_blocked(self) -> None:
+        """A block stays, and ends vending within a tenth of the longest lifetime."""
+        for fault in self.faults:
+            if fault["name"] != "an operator blocks a grant" or fault["ending"] > self.end:
+                continue
+            [grant], ends = fault["grants"], fault["ending"]
+            self.report.rules["blocked"] += 1
+            state = self._state_at(grant, ends - MARGIN)
+            if state and state.token and not self._is_slow(fault["begin"], ends):
+                self._violation("blocked", fault, f"{grant}: a token is in the block's place")
+            for request in self.requests:
+                if (
+                    (request["grant"], request["status"], request["method"]) == (grant, 200, "GET")
+                    and fault["begun"] + BLOCK_SECONDS + MARGIN < request["at"]
+                    and request["until"] < ends
+                ):
+                    self._violation("blocked", request, "got a token of a blocked grant")
+
+    def _is_met(
+        self, begin: float, end: float, kind: Callable[[Entry], bool], *, after: float = MARGIN
+    ) -> bool:
+        """Whether such a fault, or a machine that was too slow, was there in this time."""
+        return self._is_slow(begin, end) or any(
+            kind(fault) and _span(fault, before=MARGIN, after=after).meets(begin, end)
+            for fault in self.faults
+        )
+
+    def _runs_at(self, begin: float, end: float) -> list[Entry]:
+        return [r for r in self.runs if r["begin"] - MARGIN <= end and begin <= r["end"] + MARGIN]
+
+    def _run_alone(self, request: Entry) -> Entry | None:
+        """The run that made a request; None if others were at work beside it."""
+        runs = self._runs_at(request["at"], request["until"])
+        if len(runs) != 1:
+            return None
+        [run] = runs
+        return run if len(self._runs_at(run["begin"], run["end"])) == 1 else None
 
     # ── Counts ───────────────────────────────────────────────────────────────────────────────
 
@@ -709,33 +723,8 @@ class _Checker:
             fault.get("fired", 0) for fault in self.faults
         )
         counts["function environments killed"] = sum(f.get("killed", 0) for f in self.faults)
-        decided = self._recoveries()
-        counts["recoveries of a grant after a fault, two runs later"] = sum(decided)
-        counts["of faults, all grants recovered"] = sum(n == len(self.scopes) for n in decided)
-        counts["of faults, overtaken by the next or a backoff"] = sum(
-            n < len(self.scopes) for n in decided
-        )
         self.report.counts = counts + self.report.counts
         self.report.faults.update(fault["name"] for fault in self.faults)
-
-    def _recoveries(self) -> list[int]:
-        """Of each fault, for how many grants it was decided that they recovered."""
-        clear = {grant: list(self._clear(grant)) for grant in self.scopes}
-        return [
-            sum(self._is_decided(fault, clear[grant]) for grant in self.scopes)
-            for fault in self.faults
-        ]
-
-    def _is_decided(self, fault: Entry, clear: Sequence[Span]) -> bool:
-        """Whether two runs lie in the clear time that follows it."""
-        for span in clear:
-            if span.end <= fault["end"]:
-                continue
-            begin = max(span.begin, fault["end"])
-            runs = [r for r in self.runs if len(r["grants"]) == len(self.scopes)]
-            pairs = _in_sequence([run for run in runs if run["begin"] >= begin])
-            return any(second["end"] <= span.end for _, second in pairs)
-        return False
 
     def _violation(self, rule: str, entry: Entry, what: str) -> None:
         at = entry.get("at") or entry.get("begin") or self.begin
@@ -759,21 +748,25 @@ def _hides_state(fault: Entry) -> bool:
     )
 
 
+def _hides_lease(fault: Entry) -> bool:
+    return _hides_state(fault) or fault["name"] in {"the refresher is killed", "the secret changes"}
+
+
+def _hides_backoff(fault: Entry) -> bool:
+    return _hides_lease(fault) or fault["name"] == "AWS fails the refresher"
+
+
+def _hides_order(fault: Entry) -> bool:
+    return _hides_backoff(fault) or fault["name"] in OVERWRITES
+
+
+def _after(first: Entry, second: Entry) -> str:
+    return f"{second['at'] - first['until']:.1f} s after it was refused"
+
+
 def _hold(request: Entry, in_a_row: int) -> Span:
     seconds = min(BACKOFF_SECONDS * 2 ** (in_a_row - 1), LONGEST_BACKOFF_SECONDS)
     return Span(request["at"], request["until"] + seconds + MARGIN)
-
-
-def _final_attempts(state: State, span: Span) -> int:
-    """How often its token is asked for within the span because it is about to end."""
-    if state.token is None or not span.meets(state.begin, state.end):
-        return 0
-    ends: float = state.token["expires_at"]
-    left, tries = min(FINAL_RETRY_SECONDS, ends - span.begin), 0
-    while left > max(ends - span.end, 0):
-        tries += 1
-        left -= max(left / 2, 2) - MARGIN
-    return tries
 
 
 def _ended(state: State, end: float) -> State:
