@@ -57,6 +57,10 @@ bench-proxy: .venv/.installed ## enable-broker-proxy beside a bare reverse proxy
 soak: .venv/.installed ## Faults upon faults (MINUTES=10, SEED=1), and a check of every promise
 	@$(PYTHON) -m tests.soak --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(if $(RECORD),--record "$(RECORD)")
 
+.PHONY: sabotage
+sabotage: .venv/.installed ## Break the broker in a dozen places, one at a time: the soak must find each (ONLY=lease)
+	@nice -n 5 $(PYTHON) -m tests.soak.sabotage $(ONLY)
+
 .PHONY: fuzz
 fuzz: .venv/.installed .venv-mutants/.installed ## Untrusted input (COUNT=100000, SEED=1), counted by target
 	@nice -n 15 .venv-mutants/bin/python -m tests.fuzz --count $(or $(COUNT),100000) --seed $(or $(SEED),1)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Final
 
@@ -30,6 +30,9 @@ from tests.faults.fault_table import Wait as After
 from tests.soak.callers import Callers
 from tests.soak.record import now
 from tests.soak.world import GRANTS, REFRESHER, VENDOR, FaultProxy, World
+from token_broker.errors import GrantBlocked
+from token_broker.models import block_record
+from token_broker.token_store import ParameterTokenStore
 from token_refresher.outcomes import State
 
 LIFETIMES: Final = (20, 30, 40, 60, 120)
@@ -222,9 +225,24 @@ class Injector:
             Name=self.world.parameter(grant),
             Value=junk or " ",
             Type="SecureString",
+            KeyId=self.world.stack.resource("BrokerKey"),
             Overwrite=True,
         )
         yield {"grants": [grant]}
+
+    @contextlib.contextmanager
+    def blocked(self, grant: str) -> Iterator[Facts]:
+        ssm, stack = self.world.administrator.client("ssm"), self.world.stack
+        ParameterTokenStore(
+            ssm,
+            prefix=stack.outputs["TokenParameterPrefix"],
+            key_id=stack.resource("BrokerKey"),
+        ).block(grant, GrantBlocked("soak", block_record("soak", now=datetime.now(UTC))))
+        try:
+            yield {"grants": [grant]}
+        finally:
+            with contextlib.suppress(ClientError):
+                ssm.delete_parameter(Name=self.world.parameter(grant))
 
     @contextlib.contextmanager
     def vendor_killed(self, _member: str) -> Iterator[Facts]:
@@ -279,7 +297,8 @@ def _is_of_use(row: UpstreamFault) -> bool:
 def kinds(injector: Injector) -> list[Kind]:
     """All families."""
     rows = [row for row in UPSTREAM_FAULTS if _is_of_use(row)]
-    passing = [row for row in rows if row.backoff in {After.NONE, After.ASKED}]
+    passing = [row for row in rows if row.backoff is After.NONE]
+    busy = [row for row in rows if row.backoff is After.ASKED]
     refused = [row for row in rows if row.backoff is After.GRANT]
     rejected = [row for row in rows if row.backoff is After.CONNECTION]
     reads = [row for row in AWS_FAULTS if row.on is On.TOKEN_READ]
@@ -300,6 +319,7 @@ def kinds(injector: Injector) -> list[Kind]:
 
     return [
         kind("Enable fails", ["door"], 6, passing, injector.row, 3, 10),
+        kind("Enable asks for patience", ["door"], 2, busy, injector.row, 3, 8),
         kind(
             "Enable misbehaves or refuses a grant",
             ["door"],
@@ -310,7 +330,7 @@ def kinds(injector: Injector) -> list[Kind]:
             8,
         ),
         kind("Enable refuses the client", ["door"], 1, rejected, injector.row, 3, 8),
-        kind("Enable is slow", ["door"], 2, (0.5, 2.0, 4.0), injector.slow, 4, 10),
+        kind("Enable is slow", ["door"], 2, (2.0, 4.0, 6.0), injector.slow, 6, 12),
         kind("Enable stops and starts again", ["door"], 2, [""], injector.stopped, 3, 10),
         kind("Enable's clock jumps", ["clock"], 2, (-5, -2, 2, 5), injector.enable_clock, 5, 15),
         kind("Enable revokes the token", store, 1, GRANTS, injector.revoked),
@@ -348,6 +368,9 @@ def kinds(injector: Injector) -> list[Kind]:
             2,
             [(grant, junk) for grant in GRANTS for junk in JUNK],
             injector.corrupted,
+        ),
+        kind(
+            "an operator blocks a grant", ["store", "refresher"], 2, GRANTS, injector.blocked, 6, 16
         ),
         kind("the connection's state is deleted", ["state"], 1, [""], injector.state_deleted),
         kind("the vendor is killed", ["vendor"], 2, [""], injector.vendor_killed),

@@ -48,6 +48,8 @@ def soak(
     seconds: float,
     tell: Callable[[str], None],
     stop: Stop,
+    built: Path | None = None,
+    after_round: Callable[[], None] = lambda: None,
 ) -> None:
     """Soak a broker.
 
@@ -57,14 +59,21 @@ def soak(
         seconds: how long faults are injected.
         tell: is reported of progress.
         stop: ends it early, in order.
+        built: what `sam build` left, with whatever grants; None builds it.
+        after_round: is called when the broker had its time after each round of faults.
     """
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        tell("building and deploying the broker, IAM enforced")
-        source = Path(folder) / "source"
-        with world(seed, folder=source, minute_seconds=SCHEDULE_SECONDS, record=record) as ground:
+        tell(f"{'' if built else 'building and '}deploying the broker, IAM enforced")
+        with world(
+            seed,
+            folder=Path(folder) / "source",
+            minute_seconds=SCHEDULE_SECONDS,
+            record=record,
+            built=built,
+        ) as ground:
             try:
                 if not stop.is_set():
-                    _soak(ground, seed, seconds, tell, stop)
+                    _soak(ground, seed, seconds, tell, stop, after_round=after_round)
             finally:
                 record.close()
 
@@ -75,6 +84,8 @@ def _soak(
     seconds: float,
     tell: Callable[[str], None],
     stop: Stop,
+    *,
+    after_round: Callable[[], None],
 ) -> None:
     record = ground.record
     callers, watch = Callers(ground, seed), Watch(ground)
@@ -86,7 +97,7 @@ def _soak(
         grants=dict(GRANTS),
         callers=callers.expectations,
     )
-    ground.enable.fake_enable.token_lifetime = timedelta(seconds=LIFETIMES[1])
+    ground.enable.fake_enable.token_lifetime = timedelta(seconds=LIFETIMES[0])
     ground.stack.store_secret(ground.client)
     watch.start()
     try:
@@ -105,6 +116,7 @@ def _soak(
             while not stop.is_set() and time.monotonic() - begun < seconds:
                 ended = storm.round(stop.wait)
                 _wait_for_runs(record, ended, stop)
+                after_round()
         record.add("end", at=min(now(), stop.at))
     finally:
         tell("ending")
