@@ -24,7 +24,7 @@ PAUSE_SECONDS: Final = (1.0, 3.0)
 """Between two uses of a token, drawn for each."""
 
 RETRY_BUDGET: Final = timedelta(seconds=20)
-AT_A_TIME: Final = 6
+AT_A_TIME: Final = 3
 """Requests to the token API: each one more is an environment more, whose start takes a second of
 the processor, and fifty of them would starve the embedded AWS on a small machine."""
 
