@@ -31,6 +31,7 @@ class Example:
     kind: str
     code: str
     caller: str
+    is_beside_proxy: bool
 
 
 def _examples(page: str) -> Iterator[Example]:
@@ -41,11 +42,13 @@ def _examples(page: str) -> Iterator[Example]:
             line=text[: match.start("code")].count("\n") + 1,
             kind=match["kind"],
             code=match["code"],
-            caller="role locked" if match["how"] else "user for all",
+            caller="role locked" if "a grant names" in match["how"] else "user for all",
+            is_beside_proxy="proxy" in match["how"],
         )
 
 
 PAGES = ("README.md", "docs/callers.md", "clients/python/README.md", "clients/node/README.md")
+PROXY = "enable_broker_client.proxy_command"
 COMMANDS = {
     "sh": ["bash", "-e", "-c"],
     "python": [sys.executable, "-c"],
@@ -58,7 +61,8 @@ def run(deployed: Deployed, example: Example, caller: str, folder: Path) -> tupl
     """Run an example with nothing set but what the page says; exit code, output, errors."""
     api, credentials = deployed.stack.api, deployed.callers[caller]
     # curl finds *.localhost by itself; Python and node need the host in a variable.
-    url = f"http://{api.host}" if example.kind == "sh" else api.endpoint_url
+    is_curl = example.kind == "sh" and not example.is_beside_proxy
+    url = f"http://{api.host}" if is_curl else api.endpoint_url
     environ = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
@@ -69,6 +73,11 @@ def run(deployed: Deployed, example: Example, caller: str, folder: Path) -> tupl
         "AWS_ACCESS_KEY_ID": credentials.access_key,
         "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
     }
+    if example.is_beside_proxy:
+        command = folder / "enable-broker-proxy"
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} -m {PROXY} "$@"\n')
+        command.chmod(0o755)
+        environ["PATH"] = f"{folder}:{environ['PATH']}"
     if credentials.token:
         environ["AWS_SESSION_TOKEN"] = credentials.token
     if example.kind == "js":
@@ -112,7 +121,7 @@ def test_example_works_as_it_stands(renewed: Deployed, tmp_path: Path, example: 
     assert code == 0, errors
     if example.kind == "sh":
         response = json.loads(output)
-        assert response.keys() & {"access_token", "grants"}, response
+        assert response.keys() & {"access_token", "grants", "data"}, response
     else:
         from_enable = "Roof tiles" in output or "'type': 'earnings'" in output
         assert from_enable or 0 < int(output) <= LIFETIME.seconds
