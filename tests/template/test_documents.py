@@ -177,7 +177,8 @@ def test_every_example_says_how_it_was_tried(page: str):
     silent = [
         match[0].splitlines()[1]
         for match in FENCE.finditer(text(page))
-        if match[2] in {"sh", "python", "js", "go", "java", "csharp"} and not HOW.search(text(page)[: match.start()])
+        if match[2] in {"sh", "python", "js", "go", "java", "csharp"}
+        and not HOW.search(text(page)[: match.start()])
     ]
     assert silent == []
 
