@@ -56,13 +56,22 @@ body { margin: 0 auto; max-width: 72rem; padding: 1rem; background: var(--back);
 h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.1rem; margin: 1.5rem 0 .25rem; }
 p { margin: .25rem 0; color: var(--quiet); }
-.wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; min-width: 5rem; }
+td:empty { min-width: 0; }
 th { color: var(--quiet); font-weight: 600; }
 .good { color: var(--good); } .warn { color: var(--warn); } .bad { color: var(--bad); }
-.state { font-weight: 600; }
+.state { font-weight: 600; white-space: nowrap; }
+@media (max-width: 45rem) {
+  tr:first-child, td:empty { display: none; }
+  tr, td { display: block; border: 0; padding: 0; }
+  tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
+  td { padding-left: 7rem; text-indent: -7rem; }
+  td .state { text-indent: 0; white-space: normal; }
+  td::before { content: attr(data-label); display: inline-block; width: 7rem; text-indent: 0;
+    color: var(--quiet); }
+}
 </style>
 </head>
 <body>
@@ -125,9 +134,9 @@ class StatusPage:
                 "Grants", ("grant", "state", "left", "due in", "renewed", "trouble"), self._grants()
             ),
             _section("Alarms", ("alarm", "state", "since"), self._alarms()),
-            _section("Last runs, of a day", ("at", "grant", "result", "why"), self._runs()),
+            _section("Runs of the last day", ("at", "grant", "result", "why"), self._runs()),
             _section(
-                "Callers, of a day",
+                "Callers of the last day",
                 ("caller", "grant", "vended", "refused", "last vended"),
                 self._callers(),
             ),
@@ -230,16 +239,19 @@ def write(text: str, file: Path) -> None:
 
 
 def _section(title: str, headings: Sequence[str], rows: Iterable[Sequence[_Cell]]) -> str:
-    body = "\n".join(_row("td", row) for row in rows)
+    body = "\n".join(_row(headings, row) for row in rows)
     if not body:
         return f"<h2>{_text(title)}</h2>\n<p>none</p>"
-    head = _row("th", headings)
-    return f'<h2>{_text(title)}</h2>\n<div class="wide"><table>\n{head}\n{body}\n</table></div>'
+    head = "".join(f"<th>{_text(heading)}</th>" for heading in headings)
+    return f"<h2>{_text(title)}</h2>\n<table>\n<tr>{head}</tr>\n{body}\n</table>"
 
 
-def _row(tag: str, cells: Sequence[_Cell]) -> str:
+def _row(headings: Sequence[str], cells: Sequence[_Cell]) -> str:
+    """Each cell has its heading as a label, which narrow screens show beside it."""
     shown = (cell if isinstance(cell, _Markup) else _text(cell) for cell in cells)
-    return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in shown)}</tr>"
+    pairs = zip(headings, shown, strict=True)
+    row = "".join(f'<td data-label="{_text(name)}">{cell}</td>' for name, cell in pairs)
+    return f"<tr>{row}</tr>"
 
 
 def _state(text: str, kind: str) -> _Markup:
