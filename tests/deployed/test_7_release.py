@@ -1,7 +1,9 @@
 """A release without a clone: from an empty folder with dist/ alone, with grants of its own."""
 
 import json
+import os
 import platform
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,6 +20,7 @@ from local.embedded_aws import REGION
 from local.fake_enable import Client, FakeEnable
 from tests.deployed.conftest import Deployed
 from tests.deployed.test_7_grants_layer import code
+from tests.node_client import BUILT, is_built
 from tools import release
 
 ACCOUNT = "666677778889"
@@ -29,6 +32,30 @@ GET_TOKEN = """
 from enable_broker_client import TokenSource
 source = TokenSource(os.environ["TOKEN_API_URL"], "first", host=os.environ["TOKEN_API_HOST"])
 print(source.get())
+"""
+GET_TOKEN_BY_PROXY = """
+import asyncio, aiohttp
+from aiohttp import web
+from enable_broker_client import TokenSource
+from enable_broker_client.proxy import TOKEN_HEADER, Proxy, Settings
+
+async def main():
+    source = TokenSource(os.environ["TOKEN_API_URL"], "first", host=os.environ["TOKEN_API_HOST"])
+    proxy = Proxy(source, Settings(origin="https://enable.example", has_token_route=True))
+    runner = proxy.runner()
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with aiohttp.ClientSession(headers={TOKEN_HEADER: "true"}) as session:
+        async with session.get("http://{}:{}/token".format(*runner.addresses[0])) as response:
+            print((await response.json())["access_token"])
+    await runner.cleanup()
+
+asyncio.run(main())
+"""
+GET_TOKEN_BY_NODE = """
+import { TokenSource } from "./package/dist/index.js";
+const { TOKEN_API_URL, TOKEN_API_HOST: host } = process.env;
+console.log(await new TokenSource(TOKEN_API_URL, "first", { host }).get());
 """
 OWN_GRANTS = "".join(
     f'[grants.{name}]\nscope = ["read:{scope}"]\n'
@@ -57,6 +84,21 @@ class Adopter:
         assert run.returncode == 0, run.stderr
         return run.stdout
 
+    def run_node(self, program: str, **environ: str) -> str:
+        """Run a program beside the Node package of dist/ and its dependencies."""
+        folder = self.folder.parent / "node"
+        folder.mkdir()
+        (package,) = (self.folder / "dist").glob("*.tgz")
+        shutil.unpack_archive(package, folder, filter="data")
+        (folder / "node_modules").symlink_to(BUILT / "node_modules")
+        command = ["node", "--input-type=module", "-e", program]
+        own = self.environ | environ | {"PATH": os.environ["PATH"]}
+        run = subprocess.run(
+            command, cwd=folder, env=own, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
     def broker(self, *arguments: str) -> str:
         return self.run(BROKER, *arguments)
 
@@ -80,6 +122,8 @@ def adopter(stack: BrokerStack, tmp_path_factory: pytest.TempPathFactory) -> Ado
     names = release.write_artifacts(stack.build_folder, dist)
     release.write_template(ROOT, names, dist)
     release.write_wheels(ROOT, dist)
+    if is_built():
+        release.write_node(ROOT, dist)
     release.write_sums(dist)
     for wheel in dist.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
@@ -118,8 +162,10 @@ def test_release_is_deployed_with_own_grants_and_a_change_of_them_leaves_the_cod
         "AWS_ACCESS_KEY_ID": caller.access_key,
         "AWS_SECRET_ACCESS_KEY": caller.secret_key,
     }
-    token = adopter.run(GET_TOKEN, **as_caller)
-    assert token.strip() in enable.issued_tokens()
+    tokens = [adopter.run(program, **as_caller) for program in (GET_TOKEN, GET_TOKEN_BY_PROXY)]
+    if is_built():
+        tokens.append(adopter.run_node(GET_TOKEN_BY_NODE, **as_caller))
+    assert {token.strip() for token in tokens} <= {*enable.issued_tokens()}
     before, uploaded = code(stack), s3.list_objects_v2(Bucket=BUCKET)["Contents"]
     changed = adopter.publish(OWN_GRANTS.replace("third", "fourth"))
     domain = (f"DomainName={DOMAIN}", f"CertificateArn={CERTIFICATE}")
