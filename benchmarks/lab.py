@@ -91,7 +91,7 @@ class Lab:
         child = ROOT / "benchmarks" / "children" / script
         run = subprocess.run(
             [*under, self.python, "-I", "-B", *options, child, *arguments],
-            env=self._environ,
+            env=self.environ,
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -102,7 +102,7 @@ class Lab:
         return run
 
     @property
-    def _environ(self) -> dict[str, str]:
+    def environ(self) -> dict[str, str]:
         """What the template and Lambda set, and where the embedded AWS is."""
         outputs = self.stack.outputs
         return {

@@ -7,18 +7,22 @@ what a token is vended for, from one renewal to the next.
 """
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from benchmarks import cost
 from benchmarks.lab import CLIENT, Lab, install
+from benchmarks.peers.token_server import serve_tokens
 from benchmarks.results import Row
 from local.broker_stack import ROOT
+from local.callers import create_user
 from local.fake_enable import FakeEnable
 from token_broker.aws import describe_fault
 from token_broker.grants import load_grants
@@ -41,7 +45,30 @@ LIFETIME: Final = timedelta(hours=1)
 AHEAD: Final = timedelta(minutes=10)
 RUN_EVERY: Final = timedelta(minutes=1)
 LEEWAY_SECONDS: Final = 1
+POWERTOOLS_LEEWAY_SECONDS: Final = 30
 LIBRARIES: Final = ("requests_oauth2client", "authlib")
+FEW_PROCESSES: Final = 5
+"""Where each use may be a call of the embedded AWS; the ratios do not depend on it."""
+
+SERVICES: Final = 10
+"""Of 4 processes each: what a month is priced for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """Tokens that processes of one kind put on requests, over two lives of a token.
+
+    Attributes:
+        count: so many.
+        p50: microseconds that one took.
+        p99: and the slowest hundredth, which contains requests to Enable, AWS or the token API.
+        aws_calls: that the processes made, the reading of a secret left out.
+    """
+
+    count: int
+    p50: float
+    p99: float
+    aws_calls: int
 
 
 @dataclass(slots=True)
@@ -83,16 +110,90 @@ def measure(lab: Lab, lifetime_seconds: int) -> list[Row]:
             f"{requests} requests for {VENDS} vends of {grants} grants; {reads} reads of the store",
         )
     ]
+    rows += [_of_broker(lab, lifetime_seconds), _of_parameter(lab, lifetime_seconds)]
     for library in LIBRARIES:
-        theirs = _peer(library, packages, lifetime_seconds)
-        rows.append(
-            Row(
-                f"by {library} in {PROCESSES} processes",
-                figure=f"{theirs / grants / LIVES:.3g} for each grant and life",
-                detail=f"{theirs} requests, and the client secret in every process",
-            )
-        )
+        with FakeEnable(CLIENT, token_lifetime=timedelta(seconds=lifetime_seconds)) as enable:
+            uses = _use((library, packages, enable.token_url), lifetime_seconds)
+        rows.append(_of_secret(library, len(enable.token_requests), uses))
+    # As long a life as the others': it renews 30 seconds before the expiry, they LEEWAY_SECONDS.
+    longer = lifetime_seconds + POWERTOOLS_LEEWAY_SECONDS - LEEWAY_SECONDS
+    with serve_tokens(lab.folder, longer) as server:
+        trust = {"SSL_CERT_FILE": str(server.certificate)}
+        [built] = lab.peer_built
+        uses = _use(("powertools", built, server.url), lifetime_seconds, environ=trust)
+    name = "Powertools' OAuth2Client, which cannot send Enable's extra field: another server"
+    rows.append(_of_secret(name, server.requests, uses))
     return rows
+
+
+def _of_secret(library: str, requests: int, uses: Uses) -> Row:
+    """A service that has the client secret; it reads it from Secrets Manager at its start."""
+    return Row(
+        f"by {library} in {PROCESSES} processes",
+        figure=f"{requests / len(load_grants()) / LIVES:.3g} for each grant and life",
+        detail=_columns(
+            f"{PROCESSES} copies of the secret",
+            PROCESSES / uses.count,
+            uses,
+            cost.secret_in_every_service(SERVICES),
+        ),
+    )
+
+
+def _of_broker(lab: Lab, lifetime_seconds: int) -> Row:
+    """The client library: one request to the token API for each process, grant and life."""
+    user = create_user(lab.stack.administrator, "bench-library", lab.stack.api.policy("/tokens/*"))
+    keys = {"AWS_ACCESS_KEY_ID": user.access_key, "AWS_SECRET_ACCESS_KEY": user.secret_key}
+    api = lab.stack.api
+    environ = keys | {"TOKEN_API_HOST": api.host}
+    [built] = lab.peer_built
+    url = f"{api.endpoint_url}/{api.stage}"
+    uses = _use(
+        ("broker", built, url),
+        lifetime_seconds,
+        processes=FEW_PROCESSES,
+        environ=lab.environ | environ,
+    )
+    return Row(
+        "the same, through its client library",
+        figure="1 for each grant and life",
+        detail=_columns(
+            "1 copy of the secret",
+            LIVES * uses.aws_calls / uses.count,
+            uses,
+            cost.broker_through_client_library(SERVICES),
+        ),
+    )
+
+
+def _of_parameter(lab: Lab, lifetime_seconds: int) -> Row:
+    """The broker renews, and each service reads the parameter itself: nothing is audited."""
+    [built] = lab.peer_built
+    uses = _use(
+        ("parameter", built, "none"),
+        lifetime_seconds,
+        processes=FEW_PROCESSES,
+        environ=lab.environ,
+    )
+    return Row(
+        "the same, by services that read the parameter themselves",
+        figure="1 for each grant and life",
+        detail=_columns(
+            "1 copy of the secret",
+            uses.aws_calls / uses.count,
+            uses,
+            cost.parameter_in_every_service(SERVICES),
+        ),
+    )
+
+
+def _columns(copies: str, calls: float, uses: Uses, units: Mapping[str, float]) -> str:
+    usd = sum(cost.usd(units).values())
+    return (
+        f"{copies}; {calls:.2g} AWS calls a use; "
+        f"added p50 {uses.p50:.0f} µs, p99 {uses.p99:.0f} µs; "
+        f"{usd:.2f} USD a month for {SERVICES} services"
+    )
 
 
 def _ours(lab: Lab) -> tuple[int, int]:
@@ -165,8 +266,21 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def _peer(library: str, packages: Path, lifetime_seconds: int) -> int:
-    """Requests to Enable by one library.
+def _use(
+    kind: tuple[str, Path, str],
+    lifetime_seconds: int,
+    *,
+    processes: int = PROCESSES,
+    environ: Mapping[str, str] | None = None,
+) -> Uses:
+    """What processes of one kind met, each with four callers.
+
+    Args:
+        kind: a name in `peers/oauth_clients.py`, the folder of what it imports, and the URL of
+            the token endpoint or the token API.
+        lifetime_seconds: of the tokens.
+        processes: so many, at once.
+        environ: what they get beside this process's environment.
 
     Raises:
         RuntimeError: a process failed.
@@ -174,22 +288,21 @@ def _peer(library: str, packages: Path, lifetime_seconds: int) -> int:
     # A second less for each life, which the libraries' whole seconds may cut from it: so that no
     # process begins a third.
     seconds = LIVES * (lifetime_seconds - LEEWAY_SECONDS - 1)
-    with FakeEnable(CLIENT, token_lifetime=timedelta(seconds=lifetime_seconds)) as enable:
-        callers = CALLERS // PROCESSES
-        numbers = (PROCESSES, callers, VENDS // CALLERS, seconds, LEEWAY_SECONDS)
-        run = subprocess.run(
-            [
-                sys.executable,
-                ROOT / "benchmarks" / "peers" / "oauth_clients.py",
-                library,
-                packages,
-                enable.token_url,
-                *map(str, numbers),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if run.returncode:
-            raise RuntimeError(f"{library}: {run.stderr[-2000:]}")
-        return len(enable.token_requests)
+    callers = CALLERS // PROCESSES
+    numbers = (processes, callers, VENDS // CALLERS, seconds, LEEWAY_SECONDS)
+    run = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "benchmarks" / "peers" / "oauth_clients.py",
+            *kind,
+            *map(str, numbers),
+        ],
+        env={**os.environ, **(environ or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode:
+        raise RuntimeError(f"{kind[0]}: {run.stderr[-2000:]}")
+    found = json.loads(run.stdout)
+    return Uses(processes * callers * (VENDS // CALLERS), **found)

@@ -108,7 +108,7 @@ def _without_scripts(root: ET.Element) -> ET.Element:
 def _choices(grants: int, vends: int) -> dict[str, Mapping[str, float]]:
     return {
         BROKER: cost.broker(grants, vends),
-        "a secret in every service": cost.secret_in_every_service(grants),
+        "a secret in every service": cost.secret_in_every_service(cost.SERVICES_PER_GRANT * grants),
         "API destinations (they give no token)": cost.api_destinations(vends),
     }
 

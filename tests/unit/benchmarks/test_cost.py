@@ -93,7 +93,7 @@ def test_command_prints_the_totals_of_the_model(capsys: pytest.CaptureFixture[st
     with patch("sys.argv", ["cost", "--grants", "50", "--vends", "100,000"]):
         assert main() == 0
     printed = capsys.readouterr().out
-    for items in (cost.broker(50, 100_000), cost.secret_in_every_service(50)):
+    for items in (cost.broker(50, 100_000), cost.secret_in_every_service(250)):
         for has_allowance in (True, False):
             total = sum(cost.usd(items, has_allowance=has_allowance).values())
             assert f"{total:,.2f}" in printed
