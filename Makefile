@@ -14,7 +14,7 @@ export UV_PYTHON_PREFERENCE := system
 # The project's own environment, whatever is active in the shell that calls make.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 # Containers often set it. Then each start of sam, and of a function in the embedded AWS, compiles
-# hundreds of modules anew: seconds, and half of what the deployed tests take.
+# hundreds of modules again: seconds, and half of what the deployed tests take.
 unexport PYTHONDONTWRITEBYTECODE
 
 ##@ Try it

@@ -210,7 +210,7 @@ def check_release(dist: Path) -> Iterator[str]:
     """Show that a release is the same bytes elsewhere, and that its wheels need no clone.
 
     Yields:
-        What holds, a line each.
+        What was shown, a line each.
 
     Raises:
         NoRelease: something does not.

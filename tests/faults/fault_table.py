@@ -319,15 +319,15 @@ _NO_TOKEN_BY_PROXY: Final = (
 )
 
 
-def _named_in(cause: object, said: str = "") -> re.Pattern[str]:
-    """A cause that ends with the proxy's address, and what is said of the proxy beside it."""
-    named = rf" \(proxy 127\.0\.0\.1:[0-9]+{re.escape(said)}\)"
+def _named_in(cause: object, more: str = "") -> re.Pattern[str]:
+    """A cause that ends with the proxy's address, and what else is known of the proxy beside it."""
+    named = rf" \(proxy 127\.0\.0\.1:[0-9]+{re.escape(more)}\)"
     return re.compile(re.escape(str(cause)) + named)
 
 
-def _no_way(said: str) -> dict[str, Any]:
+def _no_way(more: str) -> dict[str, Any]:
     """What comes of a proxy that does not let the request through."""
-    return {"reason": "proxy", "cause": _named_in(_NO_TOKEN_BY_PROXY, said), "arriving": 0}
+    return {"reason": "proxy", "cause": _named_in(_NO_TOKEN_BY_PROXY, more), "arriving": 0}
 
 
 _PROXY_ROWS: Final = (

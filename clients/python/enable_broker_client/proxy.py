@@ -1,4 +1,4 @@
-"""`enable-broker-proxy`: for services that cannot or should not hold a token.
+"""`enable-broker-proxy`: for services that cannot or should not keep a token.
 
 It listens on loopback or on a Unix socket. What it is sent goes to Enable with the live token of
 one grant, streamed both ways; a request whose body is small is repeated once after a 401.
@@ -82,7 +82,7 @@ class Settings:
 
 
 class _Refused(Exception):
-    """A request that the proxy itself answers.
+    """A request that the proxy itself responds to.
 
     Attributes:
         status: the HTTP status.

@@ -83,7 +83,7 @@ def test_json_and_csv_exclude_each_other():
 
 
 class Logs:
-    """Logs Insights with a query that ends as it is told."""
+    """Logs Insights with a query that ends as the test says."""
 
     def __init__(self, end: str | type[BaseException]) -> None:
         self.end, self.stopped = end, False
