@@ -19,6 +19,7 @@ from broker_cli.options import StackName
 if TYPE_CHECKING:
     from types_boto3_cloudformation.client import CloudFormationClient
     from types_boto3_cloudformation.type_defs import ParameterTypeDef
+    from types_boto3_s3.client import S3Client
 
 TEMPLATE: Final = "template.json"
 SUMS: Final = "SHA256SUMS"
@@ -44,14 +45,15 @@ class Release:
     """The files of a release that a deployment uses, as SHA256SUMS lists them.
 
     Attributes:
-        template: its text, as CloudFormation gets it.
         parameters: each parameter's definition, by name.
-        artifacts: the zip files, whose names contain a part of their hash.
+        files: what the bucket needs: the zip files and the template, by names that contain a part
+            of their hash.
+        template: the name of the template among them.
     """
 
-    template: str
     parameters: Mapping[str, Mapping[str, Any]]
-    artifacts: tuple[Path, ...]
+    files: Mapping[str, Path]
+    template: str
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -78,10 +80,11 @@ class Release:
                 "get the release again, and deploy it unchanged",
                 ExitCode.USAGE,
             )
+        name = f"template-{dict(files)[folder / TEMPLATE][:12]}.json"
         return cls(
-            template=template,
             parameters=json.loads(template)["Parameters"],
-            artifacts=tuple(file for file, _ in files if file.suffix == ".zip"),
+            files={file.name if file.suffix == ".zip" else name: file for file, _ in files},
+            template=name,
         )
 
 
@@ -129,11 +132,13 @@ def deploy(
             ExitCode.USAGE,
         )
     prefix = given.get(PREFIX) or deployed.get(PREFIX) or files.parameters[PREFIX]["Default"]
+    s3 = session.client("s3")
     with working("uploading"):
-        _upload(session.client("s3"), files.artifacts, given[BUCKET], prefix)
+        _upload(s3, files.files, given[BUCKET], prefix)
+    url = f"{s3.meta.endpoint_url}/{given[BUCKET]}/{prefix}{files.template}"
     with working(f"deploying {stack}"):
         kind = _UPDATE if deployed else _CREATE
-        is_changed = _apply(client, stack, kind, files, _wanted(files, given, deployed))
+        is_changed = _apply(client, stack, kind, url, _wanted(files, given, deployed))
     say(f"{stack} is {'deployed' if is_changed else 'deployed already; nothing changed'}")
     if not deployed:
         say("next:  broker secret set", stderr=True)
@@ -185,9 +190,9 @@ def _wanted(
     return wanted
 
 
-def _upload(client: Any, artifacts: tuple[Path, ...], bucket: str, prefix: str) -> None:
-    for file in artifacts:
-        key = f"{prefix}{file.name}"
+def _upload(client: "S3Client", files: Mapping[str, Path], bucket: str, prefix: str) -> None:
+    for name, file in files.items():
+        key = f"{prefix}{name}"
         try:
             client.head_object(Bucket=bucket, Key=key)
         except ClientError:  # absent, or not to be listed: then the next line has AWS's reason
@@ -198,7 +203,7 @@ def _apply(
     client: "CloudFormationClient",
     stack: str,
     kind: Mapping[str, Any],
-    release: Release,
+    template_url: str,
     parameters: list["ParameterTypeDef"],
 ) -> bool:
     """Create or update the stack; whether anything changed.
@@ -210,7 +215,7 @@ def _apply(
         StackName=stack,
         ChangeSetName=f"release-{int(time.time())}",
         **kind,
-        TemplateBody=release.template,
+        TemplateURL=template_url,
         Parameters=parameters,
         Capabilities=["CAPABILITY_IAM"],
     )["Id"]

@@ -8,7 +8,7 @@ from broker_cli import deploy
 from broker_cli.failures import Failure
 
 KNOWN = {"AlarmEmail": {}, "TokenUrl": {}, "ArtifactBucket": {}}
-RELEASE = deploy.Release(template="{}", parameters=KNOWN, artifacts=())
+RELEASE = deploy.Release(template="template.json", parameters=KNOWN, files={})
 
 
 class CloudFormation:
@@ -36,7 +36,7 @@ def event(logical_id: str, status: str, reason: str = "") -> dict:
 
 
 def apply(client: CloudFormation) -> bool:
-    return deploy._apply(client, "broker", deploy._UPDATE, RELEASE, [])
+    return deploy._apply(client, "broker", deploy._UPDATE, "https://bucket/template.json", [])
 
 
 @pytest.fixture(autouse=True)
