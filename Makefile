@@ -108,7 +108,7 @@ pictures: .venv/.installed ## Draw docs/images from what the demo and broker sta
 
 .PHONY: lock
 lock: .venv/.installed ## Pin the newest versions that fit together into requirements/*.txt
-	@for set in uv dev audit mutants layer refresher bench-lambda bench-oauth; do \
+	@for set in uv dev audit cdk mutants layer refresher bench-lambda bench-oauth; do \
 	  $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header \
 	    --no-emit-index-url --python-version $$([ $$set = uv ] && echo 3.9 || echo 3.13) \
 	    $$(case $$set in layer|refresher|bench-*) echo "-c requirements/dev.txt";; esac) \
@@ -125,6 +125,10 @@ release: .venv/.installed .venv-audit/.installed ## Write dist/: template, zips,
 release-check: .venv/.installed .venv-audit/.installed ## Build dist/ again on another path, compare every byte, and install its wheels
 	@$(PYTHON) -m tools.release --check
 
+.PHONY: cdk-check
+cdk-check: .venv-cdk/.installed ## Synthesise the CDK construct with dist/ and compare it with the release (needs node)
+	@PYTHONPATH=iac/cdk .venv-cdk/bin/python iac/cdk/check.py dist
+
 ##@ Deploy
 
 .PHONY: deploy
@@ -138,7 +142,7 @@ acceptance: .venv/.installed ## Stacks' whole life in a test account, removed at
 
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf .venv .venv-audit .venv-mutants .uv .node dist .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-audit .venv-cdk .venv-mutants .uv .node dist .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 .PHONY: help
 help:
@@ -167,6 +171,12 @@ help:
 	@echo "installing the pinned tools of the audit into .venv-audit"
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-audit
 	@VIRTUAL_ENV=$(CURDIR)/.venv-audit $(UV) pip sync --quiet --require-hashes requirements/audit.txt
+	@touch $@
+
+.venv-cdk/.installed: requirements/cdk.txt .venv/.installed
+	@echo "installing aws-cdk-lib into .venv-cdk"
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-cdk
+	@VIRTUAL_ENV=$(CURDIR)/.venv-cdk $(UV) pip sync --quiet --require-hashes requirements/cdk.txt
 	@touch $@
 
 .venv-mutants/.installed: requirements/mutants.txt .venv/.installed

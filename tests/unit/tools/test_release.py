@@ -17,7 +17,12 @@ from broker_cli.failures import Failure
 from tools import release
 
 ROOT = release.ROOT
-WITH_VERSIONS = ("pyproject.toml", "clients/python/pyproject.toml", "template.yaml")
+WITH_VERSIONS = (
+    "pyproject.toml",
+    "clients/python/pyproject.toml",
+    "iac/cdk/pyproject.toml",
+    "template.yaml",
+)
 
 
 @pytest.fixture
@@ -157,7 +162,10 @@ def test_template_takes_each_artifact_from_the_bucket_by_its_hash(dist: Path):
 
 def test_release_that_is_whole_is_opened(dist: Path):
     opened = Release.open(dist)
-    assert len(opened.artifacts) == 5
+    assert len(opened.files) == 6
+    digest = hashlib.sha256((dist / TEMPLATE).read_bytes()).hexdigest()
+    assert opened.files[opened.template] == dist / TEMPLATE
+    assert opened.template == f"template-{digest[:12]}.json"
     assert "ArtifactBucket" in opened.parameters
 
 
