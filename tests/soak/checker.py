@@ -564,9 +564,11 @@ class _Checker:
         )
 
     def _may_be_lost(self, grant: str, request: Entry) -> bool:
-        """What is stored ends no earlier, or the run was killed or kept from writing."""
+        """What is stored ends no earlier, or the run was killed, kept from writing or still on."""
         before = self._state_at(grant, request["at"])
         if before and before.is_live(_visible_end(request) - MARGIN):
+            return True
+        if request["until"] + EVENT_SECONDS > self.end:
             return True
         return self._is_met(
             request["at"],
@@ -627,7 +629,7 @@ class _Checker:
             span = _span(fault, before=MARGIN, after=MARGIN)
             runs = len(self._runs_at(span.begin, span.end))
             failed = Counter(r["scope"] for r in self.asked if r["fault"] == fault["number"])
-            if not failed or self._is_slow(span.begin, span.end):
+            if not failed or span.end > self.end or self._is_slow(span.begin, span.end):
                 continue
             self.report.rules["attempts"] += 1
             is_rejection = fault["backoff"] == "connection"

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -46,7 +46,9 @@ _CALL: Final = "self._secrets.get_secret_value(SecretId=name, VersionStage=stage
 _VEND: Final = "token_vendor/vend.py"
 
 SABOTAGES: Final = {
-    "an expired token is vended": _sabotage(_VEND, "judge", "not stored.is_live(now)", "False"),
+    "an expired token is vended": _sabotage(
+        _VEND, "Vendor._judge", "self.now()", "self.now() - timedelta(minutes=1)"
+    ),
     "the vend function remembers tokens without their grant": _sabotage(
         _VEND,
         "Vendor._verdict.known",
@@ -176,28 +178,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = {
         name: guard for name, guard in SABOTAGES.items() if all(word in name for word in only)
     }
-    table = Table("sabotage", "found by", "seed", "seconds")
-    missed = 0
+    found: dict[str, Found] = {}
 
     def tell(text: str) -> None:
         console.print(f"{time.monotonic() - begun:6.0f} s  {text}", markup=False, highlight=False)
 
-    with tempfile.TemporaryDirectory(prefix="sabotage-") as folder:
-        tell("building the broker")
-        build = _build(Path(folder))
-        for name, guard in chosen.items():
-            for seed in SEEDS:
-                tell(f"── {name}, seed {seed}")
-                found = _sabotaged(guard, build, seed, tell)
-                if found.violation:
-                    break
-            tell(found.violation or "not found")
-            missed += not found.violation
-            rule = found.violation.partition(":")[0] or "nothing"
-            table.add_row(name, rule, str(found.seed), f"{found.seconds:.0f}")
-    console.print(table)
-    console.print(f"{len(chosen) - missed} of {len(chosen)} found")
-    return 1 if missed else 0
+    try:
+        with tempfile.TemporaryDirectory(prefix="sabotage-") as folder:
+            tell("building the broker")
+            build = _build(Path(folder))
+            for name, guard in chosen.items():
+                for seed in SEEDS:
+                    tell(f"── {name}, seed {seed}")
+                    found[name] = _sabotaged(guard, build, seed, tell)
+                    if found[name].violation:
+                        break
+                tell(found[name].violation or "not found")
+    except KeyboardInterrupt:
+        tell("ended early")
+    console.print(_table(chosen, found))
+    caught = sum(bool(one.violation) for one in found.values())
+    console.print(f"{caught} of {len(chosen)} found")
+    return 0 if caught == len(chosen) else 1
+
+
+def _table(chosen: Iterable[str], found: Mapping[str, Found]) -> Table:
+    table = Table("sabotage", "found by the rule", "seed", "seconds")
+    for name in chosen:
+        one = found.get(name)
+        rule = (one.violation.partition(":")[0] or "none") if one else "not tried to the end"
+        table.add_row(name, rule, *((str(one.seed), f"{one.seconds:.0f}") if one else ("", "")))
+    return table
 
 
 if __name__ == "__main__":
