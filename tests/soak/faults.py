@@ -415,7 +415,9 @@ class Storm:
         self._random = Random(f"{seed} storm")  # noqa: S311 - reproducible on purpose
         self._kinds = kinds(injector)
         self._decks: dict[str, list[Any]] = {}
-        self._names: list[str] = []
+        # One of each first, so that a soak of three minutes has nearly all.
+        self._names = [kind.name for kind in self._kinds]
+        self._random.shuffle(self._names)
         self._tell = tell
         self.injected = 0
 
