@@ -11,7 +11,7 @@ from typing import Final, Self
 import boto3
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from token_broker import settings
+from token_broker import aws, settings
 from token_broker.aws import CLIENT_CONFIG, WRITER_CONFIG, describe_fault
 from token_broker.errors import ConfigurationError, RenewalFailed
 from token_broker.grants import DEFAULT_CONNECTION, load_grants_file
@@ -80,7 +80,7 @@ def _refresher() -> Refresher:
     """Wired once per environment, at its first invocation."""
     config = Settings.from_environ(os.environ)
     file = load_grants_file()
-    session = boto3.Session()
+    session = boto3.Session(botocore_session=aws.session())
     ssm = session.client("ssm", config=CLIENT_CONFIG)
     secrets = session.client("secretsmanager", config=CLIENT_CONFIG)
     http = HttpClient(authorities=lambda: read_authorities(ssm, config.ca_bundle_parameter))

@@ -11,13 +11,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
-
-from botocore.handlers import add_recursion_detection_header
-from botocore.session import Session  # boto3 on top of it takes 5 % of a start-up
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, cast
 
 from token_broker import settings
-from token_broker.aws import CLIENT_CONFIG, describe_fault
+from token_broker.aws import CLIENT_CONFIG, describe_fault, session
 from token_broker.errors import BrokerError, NoLiveToken
 from token_broker.grants import load_grants
 from token_broker.log import service_logger
@@ -38,6 +35,7 @@ from token_vendor.vend import RETRY_AFTER, SECOND_CHANCE_WITHIN, Vendor, VendReq
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
+    from botocore.session import Session
     from types_boto3_lambda import LambdaClient
     from types_boto3_ssm import SSMClient
 
@@ -77,15 +75,9 @@ class Wiring(NamedTuple):
 
 
 @cache
-def _session() -> Session:
-    """One for all clients, without the 120 handlers that botocore registers for all services.
-
-    Registering them takes 7 % of a start-up's instructions. The two services here use one of them:
-    with it, Lambda notices functions that start each other in a loop.
-    """
-    session = Session(include_builtin_handlers=False)
-    session.register("before-call", cast("Any", add_recursion_detection_header))
-    return session
+def _session() -> "Session":
+    """One for all clients; boto3 on top of it would take 5 % of a start-up."""
+    return session()
 
 
 @cache
