@@ -119,7 +119,7 @@ def _measure_in(
 ) -> None:
     section("Cold start of vend", lambda: cold_start.measure_vend(lab, effort.cold_starts))
     if effort.counts_instructions:
-        section("Instructions of a vend's cold start", lambda: instructions.rows(lab))
+        section("Instructions of the cold starts", lambda: instructions.rows(lab))
     section("Cold start of refresh", lambda: cold_start.measure_refresh(lab, effort.cold_starts))
     section(
         "Warm vend, in process",

@@ -14,10 +14,10 @@ from local.broker_stack import ROOT
 from tests.deployed.conftest import Deployed
 
 BUDGET = {
-    "modules": 396,
-    "start_calls": 270_000,
-    "warm_calls": 281,
-    "warm_instructions": 3_500,
+    "modules": 398,
+    "start_calls": 249_000,
+    "warm_calls": 276,
+    "warm_instructions": 3_623,
 }
 TOLERANCE = 1.1
 PACKAGES = {
