@@ -22,6 +22,9 @@ EVENTFUL = {"backoff", "retry_after", "attempts", "forced", "blocked"}
 """Rules that decide only where a fault of their own comes up, which takes `make soak` minutes."""
 
 
+@pytest.mark.slow(
+    "a deployment of its own, and faults until every rule has had something to decide"
+)
 @pytest.mark.timeout(900)
 def test_soak_breaks_no_promise_and_ctrl_c_ends_it_in_order(deployed: Deployed, tmp_path: Path):
     record = tmp_path / "record" / f"seed-{SEED}.jsonl"
