@@ -129,13 +129,17 @@ def test_only_a_refresher_in_subnets_may_have_interfaces_made_and_its_code_may_n
     assert own.endswith(":function:${AWS::StackName}-*")
 
 
-def test_proxy_and_its_exceptions_are_set_together_and_the_password_is_not_shown():
+def test_proxy_and_its_exceptions_are_set_together():
     properties = template()["Resources"]["TokenRefresherFunction"]["Properties"]
     variables = properties["Environment"]["Variables"]
     for name, parameter in (("HTTPS_PROXY", "HttpsProxy"), ("NO_PROXY", "NoProxy")):
         nothing = {"Ref": "AWS::NoValue"}
         assert variables[name] == {"Fn::If": ["HasProxy", {"Ref": parameter}, nothing]}
-    assert template()["Parameters"]["HttpsProxy"]["NoEcho"] is True
+
+
+def test_no_parameter_keeps_a_guided_deployment_waiting():
+    """The SAM CLI asks for a parameter with NoEcho until it gets one that is not empty."""
+    assert [name for name, p in template()["Parameters"].items() if "NoEcho" in p] == []
 
 
 @pytest.mark.parametrize(
