@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 from local.broker_stack import ROOT, STACK_NAME
@@ -54,11 +53,7 @@ def test_guided_deployment_asks_for_each_parameter_in_order_and_deploys(
 
 
 def test_documented_overrides_arrive_whole(deployed: Deployed, tmp_path: Path):
-    examples = [(ROOT / page).read_text("utf-8") for page in ("README.md", "docs/deploy.md")]
-    (short, example) = [re.findall(OVERRIDES, page)[0] for page in examples]
-    assert tomllib.loads(short)["parameter_overrides"] == [
-        value for value in tomllib.loads(example)["parameter_overrides"] if "Alarm" not in value
-    ]
+    (example,) = re.findall(OVERRIDES, (ROOT / "docs/deploy.md").read_text("utf-8"))
     config = tmp_path / "samconfig.toml"
     stages = (deployed.stack.source / "samconfig.toml").read_text("utf-8")
     section = "[default.deploy.parameters]\n"

@@ -36,6 +36,7 @@ def test_settings_are_read_and_the_rest_of_the_environment_ignored() -> None:
         token_key_arn="arn:key",
         refresh_ahead=timedelta(minutes=10),
         parallelism=8,
+        ca_bundle_parameter="",
     )
     assert vendor.Settings.from_environ(VENDOR) == vendor.Settings(
         token_parameter_prefix="/enable-tokens/stack",
