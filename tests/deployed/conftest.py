@@ -1,5 +1,7 @@
 """One deployment of the very template for the whole run, with some grants more."""
 
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,11 +85,32 @@ def source(tmp_path_factory: pytest.TempPathFactory, uat: FakeEnable) -> Path:
     return folder
 
 
+def build_once(stack: BrokerStack, shared: Path) -> None:
+    """Build, or copy what another worker has built: only the grants differ."""
+    with (shared / "sam-build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = shared / "sam-build"
+        if not built.exists():
+            stack.build()
+            shutil.copytree(stack.build_folder, built)
+            return
+    shutil.copytree(built, stack.build_folder)
+    grants = stack.source / "layers/grants/grants.toml"
+    shutil.copy(grants, stack.build_folder / "GrantsLayer/python")
+
+
 @pytest.fixture(scope="session")
-def deployed(source: Path, embedded_aws: EmbeddedAws, enable_client: Client) -> Iterator[Deployed]:
+def deployed(
+    source: Path,
+    embedded_aws: EmbeddedAws,
+    enable_client: Client,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Deployed]:
+    folder = tmp_path_factory.getbasetemp()
     with FakeEnable(enable_client, token_lifetime=LIFETIME) as enable:
         stack = BrokerStack(embedded_aws, source=source)
-        stack.build()
+        is_worker = "PYTEST_XDIST_WORKER" in os.environ
+        build_once(stack, folder.parent if is_worker else folder)
         stack.deploy(TokenUrl=enable.token_url, RefreshAheadSeconds="30")
         api, administrator = stack.api, stack.administrator
         callers = {

@@ -84,6 +84,7 @@ def _contents(folder: Path, tmp: Path) -> dict[str, str]:
         }
 
 
+@pytest.mark.slow("a second build of everything")
 def test_same_source_gives_the_same_artifacts_wherever_it_is_built(
     deployed: Deployed, tmp_path: Path
 ):

@@ -120,9 +120,13 @@ def log_of_its_own(renewed: Deployed) -> Iterator[None]:
     """
     yield
     logs = renewed.stack.administrator.client("logs")
+    filters = logs.describe_metric_filters(logGroupName=LOG_GROUP)["metricFilters"]
     logs.delete_log_group(logGroupName=LOG_GROUP)
     logs.create_log_group(logGroupName=LOG_GROUP)
     logs.put_retention_policy(logGroupName=LOG_GROUP, retentionInDays=30)
+    for found in filters:
+        names = ("logGroupName", "filterName", "filterPattern", "metricTransformations")
+        logs.put_metric_filter(**{name: found[name] for name in names})
 
 
 # ── Hostile requests ─────────────────────────────────────────────────────────────────────────────

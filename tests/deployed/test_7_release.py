@@ -138,6 +138,7 @@ def enable(enable_client: Client) -> Iterator[FakeEnable]:
         yield fake_enable
 
 
+@pytest.mark.slow("a release is packed, deployed, and deployed again")
 def test_release_is_deployed_with_own_grants_and_a_change_of_them_leaves_the_code(
     adopter: Adopter, stack: BrokerStack, enable: FakeEnable, enable_client: Client
 ):
