@@ -1,7 +1,7 @@
 """The refresh function: knows event, context and environment, and wires the rest."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -212,14 +212,7 @@ def _seconds_left(outcome: Outcome, now: datetime) -> int:
 
 def _measure(outcomes: Sequence[Outcome], now: datetime, windows: Mapping[str, float]) -> None:
     """One line for the whole run: the least of what is left, and how many of what happened."""
-    counts = {
-        "Renewed": sum(outcome.state is State.RENEWED for outcome in outcomes),
-        "RenewalFailed": sum(outcome.is_overdue for outcome in outcomes),
-        "SecretFallbackUsed": sum(bool(outcome.secret_stage) for outcome in outcomes),
-        "Blocked": sum(outcome.state is State.BLOCKED for outcome in outcomes),
-        "CorruptToken": sum(outcome.reason == CORRUPT for outcome in outcomes),
-        "Deferred": sum(outcome.state is State.DEFERRED for outcome in outcomes),
-    }
+    counts = {name: sum(map(is_counted, outcomes)) for name, is_counted in _COUNTED.items()}
     values: dict[str, float] = {name: count for name, count in counts.items() if count}
     if read := [outcome for outcome in outcomes if outcome.is_store_read]:
         values["SecondsToExpiry"] = min(_seconds_left(outcome, now) for outcome in read)
@@ -232,11 +225,26 @@ def _measure_by_grant(outcome: Outcome, now: datetime, due_window_left: float) -
     if outcome.is_store_read:
         left = {"SecondsToExpiry": _seconds_left(outcome, now), "DueWindowLeft": due_window_left}
         emit_by_grant(SERVICE, left, grant=outcome.grant)
-    if outcome.is_overdue:
-        emit_by_grant(SERVICE, {"RenewalFailed": 1}, grant=outcome.grant, reason=outcome.reason)
-    if outcome.secret_stage:
-        emit_by_grant(SERVICE, {"SecretFallbackUsed": 1}, connection=outcome.connection)
-    if outcome.state is State.BLOCKED:
-        emit_by_grant(SERVICE, {"Blocked": 1}, grant=outcome.grant)
-    if outcome.reason == CORRUPT:
-        emit_by_grant(SERVICE, {"CorruptToken": 1}, grant=outcome.grant)
+    for name, dimensions in _DIMENSIONS.items():
+        if _COUNTED[name](outcome):
+            details = {dimension: getattr(outcome, dimension) for dimension in dimensions}
+            emit_by_grant(SERVICE, {name: 1}, **details)
+
+
+_COUNTED: Final[Mapping[str, Callable[[Outcome], bool]]] = {
+    "Renewed": lambda outcome: outcome.state is State.RENEWED,
+    "RenewalFailed": lambda outcome: outcome.is_overdue,
+    "SecretFallbackUsed": lambda outcome: bool(outcome.secret_stage),
+    "Blocked": lambda outcome: outcome.state is State.BLOCKED,
+    "CorruptToken": lambda outcome: outcome.reason == CORRUPT,
+    "Deferred": lambda outcome: outcome.state is State.DEFERRED,
+}
+"""Which outcomes each metric counts."""
+
+_DIMENSIONS: Final = {
+    "RenewalFailed": ("grant", "reason"),
+    "SecretFallbackUsed": ("connection",),
+    "Blocked": ("grant",),
+    "CorruptToken": ("grant",),
+}
+"""By what they are counted with MetricsByGrant, beside the service."""

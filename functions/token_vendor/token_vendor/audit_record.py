@@ -55,7 +55,7 @@ class AuditRecord:
         self.fingerprint = token.fingerprint
         self.expires_at = rfc3339(token.expires_at)
         self.seconds_left = seconds_left
-        self.would_be_refused = True if vended.is_only_audited else None
+        self.would_be_refused = vended.is_only_audited or None
 
     def log_fields(self) -> dict[str, object]:
         """What is known, by the name of the log field."""
