@@ -118,7 +118,7 @@ lock: .venv/.installed ## Pin the newest versions that fit together into require
 ##@ Release
 
 .PHONY: release
-release: .venv/.installed .venv-audit/.installed ## Write dist/: template, zips, wheels, Node package, bills and sums (DRAFT=1: between two releases)
+release: .venv/.installed .venv-audit/.installed ## Write dist/: template, zips, wheels, Node package, SBOMs and sums (DRAFT=1: between two releases)
 	@$(PYTHON) -m tools.release $(if $(DRAFT),--draft)
 
 .PHONY: release-check

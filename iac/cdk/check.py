@@ -54,10 +54,10 @@ def grant_statement(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(dist: Path) -> None:
-    """Synthesise, compare, and say what holds.
+    """Synthesise, compare, and print what is equal.
 
     Raises:
-        SystemExit: something does not hold.
+        SystemExit: something differs.
     """
     released = json.loads((dist / "template.json").read_text(encoding="utf-8"))
     found = synthesised(dist)

@@ -145,7 +145,7 @@ def test_proxy_that_dies_during_a_renewal_is_named(
             time.sleep(0.01)
         proxy.end()
 
-    ending = threading.Thread(target=end_once_requested)
+    ending = threading.Thread(target=end_once_requested, daemon=True)
     ending.start()
     error = fault(endpoint, proxy)
     ending.join()

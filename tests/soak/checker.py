@@ -539,7 +539,7 @@ class _Checker:
                 self._check_backoff(grant, first, second)
 
     def _has_reason(self, grant: str, request: Entry) -> bool:
-        """What was stored when the run looked, an order, or another hand in the meantime."""
+        """What was stored when the run looked: an order, or a change from outside the broker."""
         at = request["at"]
         looked_at = min([at, *(run["begin"] for run in self._runs_at(at, at))]) - MARGIN
         states = [s for s in self.states[grant] if s.begin <= at and looked_at < s.end]

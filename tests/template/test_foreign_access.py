@@ -1,9 +1,10 @@
 """Which CloudTrail events the metric filters of AlarmOnForeignAccess count.
 
-The events have the shapes of AWS's own examples: Secrets Manager User Guide, Systems Manager User
-Guide and KMS Developer Guide, "Logging … with CloudTrail"; CloudTrail User Guide, "userIdentity
-element". The evaluator has what these filters use of CloudWatch Logs' filter patterns: comparisons
-of strings with `=` and `!=`, `*` in them, `&&`, `||` and parentheses.
+The events are written by hand, none was recorded in an account. Their shapes are described in the
+Secrets Manager User Guide, Systems Manager User Guide and KMS Developer Guide, "Logging … with
+CloudTrail", and in the CloudTrail User Guide, "userIdentity element". The evaluator has what these
+filters use of CloudWatch Logs' filter patterns: comparisons of strings with `=` and `!=`, `*` in
+them, `&&`, `||` and parentheses.
 """
 
 import json
