@@ -46,7 +46,7 @@ bench: .venv/.installed ## Measure it beside floors and peers: one table, under 
 	@$(PYTHON) -m benchmarks
 
 .PHONY: bench-quick
-bench-quick: .venv/.installed ## The same with fewer runs, under 90 seconds
+bench-quick: .venv/.installed ## The same with fewer runs, two minutes
 	@$(PYTHON) -m benchmarks --quick
 
 .PHONY: bench-proxy

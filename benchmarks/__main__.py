@@ -34,6 +34,7 @@ class Effort:
     warm_requests: int
     api_rounds: int
     api_requests: int
+    oauth_processes: int
     lifetime_seconds: int
     renewals: tuple[int, ...]
     renewal_runs: int
@@ -46,6 +47,7 @@ FULL: Final = Effort(
     warm_requests=4_000,
     api_rounds=12,
     api_requests=320,
+    oauth_processes=50,
     lifetime_seconds=6,
     renewals=(1, 10, 100, 200, 500),
     renewal_runs=3,
@@ -56,7 +58,8 @@ QUICK: Final = Effort(
     warm_processes=3,
     warm_requests=1_000,
     api_rounds=3,
-    api_requests=192,
+    api_requests=128,
+    oauth_processes=10,
     lifetime_seconds=4,
     renewals=(10, 50),
     renewal_runs=1,
@@ -129,7 +132,10 @@ def _measure_in(
         "Through the API, beside a bare handler",
         lambda: api.measure(lab, effort.api_rounds, effort.api_requests),
     )
-    section("Requests to Enable", lambda: upstream.measure(lab, effort.lifetime_seconds))
+    section(
+        "Requests to Enable",
+        lambda: upstream.measure(lab, effort.oauth_processes, effort.lifetime_seconds),
+    )
     section("A refresh run that finds nothing due", lambda: idle.rows(lab))
     section("Artifacts, zipped", lambda: sizes.measure(lab))
 

@@ -1,9 +1,9 @@
 """Requests that reach Enable: 10,000 vends by 200 callers, over two lives of a token.
 
 Ours in this process: the real refresher against the fake Enable and the embedded AWS,
-and 50 vend environments, on a clock that is wound on. The peers in 50 real processes, on the
-real clock, with tokens of a few seconds. Each renews somewhat before the expiry: a life here is
-what a token is vended for, from one renewal to the next.
+and 50 vend environments, on a clock that is wound on. The peers in as many real processes (fewer
+in `make bench-quick`), on the real clock, with tokens of a few seconds. Each renews somewhat before
+the expiry: a life here is what a token is vended for, from one renewal to the next.
 """
 
 import json
@@ -39,7 +39,7 @@ from token_vendor.vend import Vendor, VendRequest
 
 VENDS: Final = 10_000
 CALLERS: Final = 200
-PROCESSES: Final = 50
+ENVIRONMENTS: Final = 50
 LIVES: Final = 2
 LIFETIME: Final = timedelta(hours=1)
 AHEAD: Final = timedelta(minutes=10)
@@ -95,8 +95,8 @@ class CountedSnapshot:
         return self.tokens[grant]
 
 
-def measure(lab: Lab, lifetime_seconds: int) -> list[Row]:
-    """Ours, then each peer; requests per grant and life of a token."""
+def measure(lab: Lab, processes: int, lifetime_seconds: int) -> list[Row]:
+    """Ours, then each peer in so many processes; requests per grant and life of a token."""
     packages = lab.folder / "oauth"
     install("bench-oauth", packages)
     grants = len(load_grants())
@@ -113,27 +113,28 @@ def measure(lab: Lab, lifetime_seconds: int) -> list[Row]:
     rows += [_of_broker(lab, lifetime_seconds), _of_parameter(lab, lifetime_seconds)]
     for library in LIBRARIES:
         with FakeEnable(CLIENT, token_lifetime=timedelta(seconds=lifetime_seconds)) as enable:
-            uses = _use((library, packages, enable.token_url), lifetime_seconds)
-        rows.append(_of_secret(library, len(enable.token_requests), uses))
+            uses = _use((library, packages, enable.token_url), processes, lifetime_seconds)
+        rows.append(_of_secret(library, processes, len(enable.token_requests), uses))
     # As long a life as the others': it renews 30 seconds before the expiry, they LEEWAY_SECONDS.
     longer = lifetime_seconds + POWERTOOLS_LEEWAY_SECONDS - LEEWAY_SECONDS
     with serve_tokens(lab.folder, longer) as server:
         trust = {"SSL_CERT_FILE": str(server.certificate)}
         [built] = lab.peer_built
-        uses = _use(("powertools", built, server.url), lifetime_seconds, environ=trust)
+        kind = ("powertools", built, server.url)
+        uses = _use(kind, processes, lifetime_seconds, environ=trust)
     name = "Powertools' OAuth2Client, which cannot send Enable's extra field: another server"
-    rows.append(_of_secret(name, server.requests, uses))
+    rows.append(_of_secret(name, processes, server.requests, uses))
     return rows
 
 
-def _of_secret(library: str, requests: int, uses: Uses) -> Row:
+def _of_secret(library: str, processes: int, requests: int, uses: Uses) -> Row:
     """A service that has the client secret; it reads it from Secrets Manager at its start."""
     return Row(
-        f"by {library} in {PROCESSES} processes",
+        f"by {library} in {processes} processes",
         figure=f"{requests / len(load_grants()) / LIVES:.3g} for each grant and life",
         detail=_columns(
-            f"{PROCESSES} copies of the secret",
-            PROCESSES / uses.count,
+            f"{processes} copies of the secret",
+            processes / uses.count,
             uses,
             cost.secret_in_every_service(SERVICES),
         ),
@@ -150,8 +151,8 @@ def _of_broker(lab: Lab, lifetime_seconds: int) -> Row:
     url = f"{api.endpoint_url}/{api.stage}"
     uses = _use(
         ("broker", built, url),
+        FEW_PROCESSES,
         lifetime_seconds,
-        processes=FEW_PROCESSES,
         environ=lab.environ | environ,
     )
     return Row(
@@ -171,8 +172,8 @@ def _of_parameter(lab: Lab, lifetime_seconds: int) -> Row:
     [built] = lab.peer_built
     uses = _use(
         ("parameter", built, "none"),
+        FEW_PROCESSES,
         lifetime_seconds,
-        processes=FEW_PROCESSES,
         environ=lab.environ,
     )
     return Row(
@@ -210,7 +211,7 @@ def _ours(lab: Lab) -> tuple[int, int]:
                 on_read_fault=_raise,
                 now=clock,
             )
-            for _ in range(PROCESSES)
+            for _ in range(ENVIRONMENTS)
         ]
         names = list(refresher.grants)
         runs = int(LIVES * (LIFETIME - AHEAD) / RUN_EVERY)
@@ -226,7 +227,7 @@ def _ours(lab: Lab) -> tuple[int, int]:
                 request = VendRequest(
                     grant=names[caller % len(names)], caller_arn=f"arn:aws:iam::1:user/c{caller}"
                 )
-                vendors[caller % PROCESSES].vend(request)
+                vendors[caller % ENVIRONMENTS].vend(request)
                 vend += 1
             clock.now += RUN_EVERY
         return len(enable.token_requests), store.reads
@@ -268,9 +269,9 @@ def _raise(error: Exception) -> None:
 
 def _use(
     kind: tuple[str, Path, str],
+    processes: int,
     lifetime_seconds: int,
     *,
-    processes: int = PROCESSES,
     environ: Mapping[str, str] | None = None,
 ) -> Uses:
     """What processes of one kind met, each with four callers.
@@ -278,8 +279,8 @@ def _use(
     Args:
         kind: a name in `peers/oauth_clients.py`, the folder of what it imports, and the URL of
             the token endpoint or the token API.
-        lifetime_seconds: of the tokens.
         processes: so many, at once.
+        lifetime_seconds: of the tokens.
         environ: what they get beside this process's environment.
 
     Raises:
@@ -288,7 +289,7 @@ def _use(
     # A second less for each life, which the libraries' whole seconds may cut from it: so that no
     # process begins a third.
     seconds = LIVES * (lifetime_seconds - LEEWAY_SECONDS - 1)
-    callers = CALLERS // PROCESSES
+    callers = CALLERS // ENVIRONMENTS
     numbers = (processes, callers, VENDS // CALLERS, seconds, LEEWAY_SECONDS)
     run = subprocess.run(
         [
