@@ -661,7 +661,7 @@ class _Checker:
                 self._violation("forced", fault, f"{grant}: nothing was asked")
 
     def _check_blocked(self) -> None:
-        """A block stays, and ends vending within a tenth of the longest lifetime."""
+        """A block stays, ends requests, and vending within a tenth of the longest lifetime."""
         for fault in self.faults:
             if fault["name"] != "an operator blocks a grant" or fault["ending"] > self.end:
                 continue
@@ -677,6 +677,19 @@ class _Checker:
                     and request["until"] < ends
                 ):
                     self._violation("blocked", request, "got a token of a blocked grant")
+            for request in self.asked:
+                if request["scope"] == self.scopes[grant] and self._is_after_block(request, fault):
+                    self._violation("blocked", request, f"{grant}: asked for, though blocked")
+
+    def _is_after_block(self, request: Entry, block: Entry) -> bool:
+        """Whether all runs that may have made a request began when a block could be read."""
+        runs = self._runs_at(request["at"], request["at"])
+        return (
+            bool(runs)
+            and all(run["begin"] > block["begun"] + MARGIN for run in runs)
+            and request["at"] < block["ending"] - MARGIN
+            and not self._is_met(block["begun"], request["at"], _hides_backoff)
+        )
 
     def _is_met(
         self, begin: float, end: float, kind: Callable[[Entry], bool], *, after: float = MARGIN

@@ -280,6 +280,10 @@ VIOLATIONS = {
         "blocked",
         [BLOCK, nothing(40.2, "other"), vended(54, "two", 110)],
     ),
+    "blocked: asked for all the same": (
+        "blocked",
+        [BLOCK, nothing(40.2, "other"), run(44.9, 46), failed(45, fault=1)],
+    ),
 }
 
 
