@@ -17,7 +17,7 @@ import itertools
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +27,9 @@ type Entry = Mapping[str, Any]
 
 INFINITY: Final = float("inf")
 BACKOFF_SECONDS: Final = 55
-LONGEST_BACKOFF_SECONDS: Final = 900
+MOST_ATTEMPTS: Final = 4
+SECRET_VERSIONS: Final = 3
 LEASE_SECONDS: Final = 55
-FINAL_RETRY_SECONDS: Final = 120
 REREAD_SECONDS: Final = 2.0
 """The vend function may remember for a second that there was no live token; and a second's grace,
 because it rounds nothing and we do."""
@@ -91,12 +91,10 @@ class State:
     """What is stored for a grant from one moment to the next change.
 
     Attributes:
-        number: of the state, in the order of time.
         seen: when it was certainly there.
         begin: when it came about: reported by Parameter Store for a token, else the fault's begin.
     """
 
-    number: int
     begin: float
     seen: float
     end: float = INFINITY
@@ -199,6 +197,7 @@ class _Checker:
             (r for r in by_kind["token_request"] if r["at"] <= self.end), key=lambda r: r["at"]
         )
         self.faults = sorted(by_kind["fault"], key=lambda fault: fault["begin"])
+        self.rows = {fault["number"]: fault for fault in self.faults if "backoff" in fault}
         self.runs = sorted(by_kind["run"], key=lambda run: run["begin"])
         self.slow = [Span(entry["at"], entry["until"]) for entry in by_kind["slow"]]
         self.issued = {r["fingerprint"]: r for r in self.asked if r.get("fingerprint")}
@@ -281,9 +280,8 @@ class _Checker:
         self.report.rules["available"] += 1
         if is_answered:
             return
-        if any(
-            fault["name"] in STOPS_VENDING and _span(fault).meets(request["at"], request["until"])
-            for fault in self.faults
+        if self._faults_at(
+            request["at"], request["until"], lambda fault: fault["name"] in STOPS_VENDING, after=0
         ):
             self.report.counts[
                 "5xx excused: the vend function was killed or kept from reading"
@@ -318,9 +316,9 @@ class _Checker:
             begin = entry["at"] if entry["at"] is not None else entry["seen"]
             if token is None:
                 begin = self._taken_at(grant, entry["seen"], begin)
-            state = State(number=len(states), begin=begin, seen=entry["seen"], token=token)
+            state = State(begin=begin, seen=entry["seen"], token=token)
             if states:
-                states[-1] = _ended(states[-1], begin)
+                states[-1] = replace(states[-1], end=begin)
             states.append(state)
         # A deletion that the next token followed before anybody looked leaves no state of its own.
         for fault in self.faults:
@@ -332,11 +330,9 @@ class _Checker:
         deeds = [
             fault["begin"]
             for fault in self.faults
-            if fault["name"] in OVERWRITES
-            and grant in fault["grants"]
-            and fault["begin"] <= seen + MARGIN
+            if _overwrites(fault, grant) and fault["begin"] <= seen + MARGIN
         ]
-        return max([*deeds, -INFINITY]) if deeds else begin
+        return max(deeds, default=begin)
 
     def _state_at(self, grant: str, moment: float) -> State | None:
         states = self.states[grant]
@@ -376,14 +372,9 @@ class _Checker:
             self._violation("kept", token, f"{grant}: {name} ends before the old one")
 
     def _check_taken(self, grant: str, old: State, new: State) -> None:
-        is_ours = any(
-            fault["name"] in OVERWRITES
-            and grant in fault["grants"]
-            and fault["begin"] - MARGIN <= new.seen
-            and old.begin <= fault["end"] + MARGIN
-            for fault in self.faults
-        )
-        if old.token and not is_ours:
+        if old.token and not self._faults_at(
+            old.begin, new.seen, lambda fault: _overwrites(fault, grant)
+        ):
             self._violation("kept", {"at": new.seen}, f"{grant}: the stored token is gone")
 
     def _may_be_shortened(self, grant: str, old: State, moment: float) -> bool:
@@ -394,19 +385,20 @@ class _Checker:
         """
         if old.token and self.refused_at.get(old.token["fingerprint"], INFINITY) <= moment:
             return True
-        is_retried = any(
-            fault.get("on") == "TOKEN_WRITE" and _span(fault, after=MARGIN).meets(moment, moment)
-            for fault in self.faults
+        return (
+            self._is_slow(moment - EVENT_SECONDS, moment)
+            or self._is_forced(grant, moment, moment)
+            or self._faults_at(moment, moment, lambda fault: fault.get("on") == "TOKEN_WRITE")
         )
-        is_slow = self._is_slow(moment - EVENT_SECONDS, moment)
-        return is_retried or is_slow or any(self._forced(grant, moment, moment))
 
-    def _forced(self, grant: str, begin: float, end: float) -> Iterator[Entry]:
-        """The faults with which somebody forced this grant's renewal about then."""
-        for fault in self.faults:
-            is_forced = fault.get("forced") and grant in fault["grants"]
-            if is_forced and _span(fault, after=FORCED_SECONDS).meets(begin, end):
-                yield fault
+    def _is_forced(self, grant: str, begin: float, end: float) -> bool:
+        """Whether somebody forced this grant's renewal about then."""
+        return self._faults_at(
+            begin,
+            end,
+            lambda fault: fault.get("forced") and grant in fault["grants"],
+            after=FORCED_SECONDS,
+        )
 
     # ── Recovery ─────────────────────────────────────────────────────────────────────────────
 
@@ -455,7 +447,7 @@ class _Checker:
 
     def _blocked(self, grant: str) -> Iterator[Span]:
         for fault in self.faults:
-            if fault["name"] in OVERWRITES and grant in fault["grants"]:
+            if _overwrites(fault, grant):
                 # What a run has read before is what it goes by.
                 yield self._with_runs(_span(fault))
             if fault["name"] in STOPS_RENEWAL:
@@ -473,49 +465,45 @@ class _Checker:
 
     def _backoffs(self, grant: str) -> Iterator[Span]:
         """How long at most the broker may wait after each refusal; a changed secret ends that."""
-        changes = [
-            (change["end" if change["what"] == "Enable first" else "begin"], change["end"])
+        in_a_row, last_rejection = Counter[str](), -INFINITY
+        for request in self.asked:
+            kind, is_mine = self._backoff_of(request), request["scope"] == self.scopes[grant]
+            if kind == "asked":
+                yield _wait(request, self._held_seconds(request))
+            elif kind == "issued":
+                del in_a_row["connection"]
+                if is_mine:
+                    del in_a_row["grant"]
+            elif kind == "connection" or (kind == "grant" and is_mine):
+                # A run asks with each version of the secret, and counts that once.
+                is_same_run = request["at"] - last_rejection <= EVENT_SECONDS
+                in_a_row[kind] += kind == "grant" or not is_same_run
+                if kind == "connection":
+                    last_rejection = request["at"]
+                seconds = BACKOFF_SECONDS * 2.0 ** (in_a_row[kind] - 1)
+                yield self._until_change(_wait(request, seconds))
+
+    def _until_change(self, wait: Span) -> Span:
+        """A wait, until a secret that changes after its begin has had its event."""
+        ends = [
+            change["end"] + EVENT_SECONDS
             for change in self.faults
             if change["name"] == "the secret changes"
+            and wait.begin <= change["end" if change["what"] == "Enable first" else "begin"]
         ]
-        for span, depends_on_secret in self._waits(grant):
-            ends = [end for stored, end in changes if depends_on_secret and span.begin <= stored]
-            yield Span(span.begin, min([span.end, *(end + EVENT_SECONDS for end in ends)]))
-
-    def _waits(self, grant: str) -> Iterator[tuple[Span, bool]]:
-        in_a_row, connection_in_a_row, last_rejection = 0, 0, -INFINITY
-        for request in self.asked:
-            backoff = self._backoff_of(request)
-            is_mine = request["scope"] == self.scopes[grant]
-            if backoff == "issued":
-                connection_in_a_row = 0
-                in_a_row = 0 if is_mine else in_a_row
-            elif backoff == "asked":
-                seconds = self._fault_of(request)["held_seconds"]
-                yield Span(request["at"], request["until"] + seconds + MARGIN), False
-            elif backoff in {"grant", "connection"}:
-                if is_mine:
-                    in_a_row += 1
-                    yield _hold(request, in_a_row), True
-                if backoff == "connection":
-                    # A run asks with each version of the secret, and counts that once.
-                    connection_in_a_row += request["at"] - last_rejection > EVENT_SECONDS
-                    last_rejection = request["at"]
-                    yield _hold(request, connection_in_a_row), True
+        return Span(wait.begin, min([wait.end, *ends]))
 
     def _backoff_of(self, request: Entry) -> str:
         if request["status"] == 200:
             return "issued"
-        if request["fault"] is not None:
-            backoff: str = self._fault_of(request)["backoff"]
+        if fault := self.rows.get(request["fault"]):
+            backoff: str = fault["backoff"]
             return backoff
         return "connection" if request["status"] == 401 else "none"
 
-    def _fault_of(self, request: Entry) -> Entry:
-        [fault] = [fault for fault in self.faults if fault["number"] == request["fault"]] or [
-            {"backoff": "none", "held_seconds": 0, "attempts": 4}
-        ]
-        return fault
+    def _held_seconds(self, request: Entry) -> float:
+        seconds: float = self.rows[request["fault"]]["held_seconds"]
+        return seconds
 
     # ── Requests to Enable ───────────────────────────────────────────────────────────────────
 
@@ -551,14 +539,11 @@ class _Checker:
                 or self.refused_at.get(state.token["fingerprint"], INFINITY) <= at
                 for state in states
             )
-            or any(self._forced(grant, at, at))
+            or self._is_forced(grant, at, at)
             or self._is_met(
                 at,
                 at,
-                lambda fault: (
-                    fault["name"] == "the secret changes"
-                    or (fault["name"] in OVERWRITES and grant in fault["grants"])
-                ),
+                lambda fault: fault["name"] == "the secret changes" or _overwrites(fault, grant),
                 after=EVENT_SECONDS,
             )
         )
@@ -576,7 +561,7 @@ class _Checker:
             lambda fault: (
                 fault["name"] == "the refresher is killed"
                 or fault.get("on") == "TOKEN_WRITE"
-                or (fault["name"] in OVERWRITES and grant in fault["grants"])
+                or _overwrites(fault, grant)
             ),
         )
 
@@ -591,7 +576,7 @@ class _Checker:
         self.report.rules["lease"] += 1
         if None in {first["status"], second["status"]} or first["until"] <= second["at"]:
             return
-        if not any(self._forced(grant, first["at"], second["at"])) and not self._is_met(
+        if not self._is_forced(grant, first["at"], second["at"]) and not self._is_met(
             first["at"], second["at"], _hides_lease, after=EVENT_SECONDS
         ):
             self._violation("lease", second, f"{grant}: two requests at a time")
@@ -618,23 +603,23 @@ class _Checker:
             if run is None or self._is_met(busy["at"], run["end"], lambda _: False):
                 continue
             self.report.rules["retry_after"] += 1
-            ends = busy["until"] + self._fault_of(busy)["held_seconds"]
+            ends = busy["until"] + self._held_seconds(busy)
             for request in self.asked:
                 if busy["until"] + TOLERANCE < request["at"] < min(ends - TOLERANCE, run["end"]):
                     self._violation("retry_after", request, f"again {_after(busy, request)}")
 
     def _check_attempts(self) -> None:
-        """A run asks 4 times for a grant; with 3 secrets at most if the client is refused."""
-        for fault in self.faults:
+        """A run requests 4 times for a grant at most; 3 times in all if the client is refused."""
+        for fault in self.rows.values():
             span = _span(fault, before=MARGIN, after=MARGIN)
-            runs = len(self._runs_at(span.begin, span.end))
             failed = Counter(r["scope"] for r in self.asked if r["fault"] == fault["number"])
             if not failed or span.end > self.end or self._is_slow(span.begin, span.end):
                 continue
             self.report.rules["attempts"] += 1
-            is_rejection = fault["backoff"] == "connection"
-            most = (3 if is_rejection else fault["attempts"]) * runs
-            asked = failed.total() if is_rejection else max(failed.values())
+            asked, most = max(failed.values()), MOST_ATTEMPTS
+            if fault["backoff"] == "connection":
+                asked, most = failed.total(), SECRET_VERSIONS
+            most *= len(self._runs_at(span.begin, span.end))
             if asked > most:
                 self._violation("attempts", fault, f"asked {asked} times, at most {most}")
 
@@ -695,8 +680,13 @@ class _Checker:
         self, begin: float, end: float, kind: Callable[[Entry], bool], *, after: float = MARGIN
     ) -> bool:
         """Whether such a fault, or a machine that was too slow, was there in this time."""
-        return self._is_slow(begin, end) or any(
-            kind(fault) and _span(fault, before=MARGIN, after=after).meets(begin, end)
+        return self._is_slow(begin, end) or self._faults_at(begin, end, kind, after=after)
+
+    def _faults_at(
+        self, begin: float, end: float, kind: Callable[[Entry], object], *, after: float = MARGIN
+    ) -> bool:
+        return any(
+            kind(fault) and _span(fault, before=min(after, MARGIN), after=after).meets(begin, end)
             for fault in self.faults
         )
 
@@ -755,6 +745,11 @@ def _span(fault: Entry, *, before: float = 0, after: float = 0) -> Span:
     return Span(fault["begin"] - before, fault["end"] + after)
 
 
+def _overwrites(fault: Entry, grant: str) -> bool:
+    """Whether it puts something in the place of this grant's token."""
+    return fault["name"] in OVERWRITES and grant in fault["grants"]
+
+
 def _hides_state(fault: Entry) -> bool:
     """Whether it keeps runs from what they tell each other."""
     return (
@@ -779,24 +774,14 @@ def _after(first: Entry, second: Entry) -> str:
     return f"{second['at'] - first['until']:.1f} s after it was refused"
 
 
-def _hold(request: Entry, in_a_row: int) -> Span:
-    seconds = min(BACKOFF_SECONDS * 2 ** (in_a_row - 1), LONGEST_BACKOFF_SECONDS)
-    return Span(request["at"], request["until"] + seconds + MARGIN)
-
-
-def _ended(state: State, end: float) -> State:
-    return State(
-        number=state.number,
-        begin=state.begin,
-        seen=state.seen,
-        end=min(state.end, end),
-        token=state.token,
-    )
+def _wait(refused: Entry, seconds: float) -> Span:
+    return Span(refused["at"], refused["until"] + seconds + MARGIN)
 
 
 def _cut(state: State, deletion: Span) -> State:
     """The state, which a deletion within it ended."""
-    return _ended(state, deletion.begin) if state.begin < deletion.begin < state.end else state
+    is_within = state.begin < deletion.begin < state.end
+    return replace(state, end=deletion.begin) if is_within else state
 
 
 def _visible_end(request: Entry) -> float:

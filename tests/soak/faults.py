@@ -106,7 +106,6 @@ class Injector:
     def row(self, row: UpstreamFault) -> Iterator[Facts]:
         facts: Facts = {
             "group": row.group,
-            "attempts": row.attempts,
             "backoff": row.backoff.name.lower(),
             "held_seconds": row.held_seconds,
         }

@@ -134,7 +134,7 @@ def use(at: float, name: str, exp: float, status: int | None = 200) -> Entry:
 
 
 def fault(name: str, begin: float, end: float, **more: object) -> Entry:
-    facts = {"number": 1, "what": "-", "attempts": 4, "backoff": "none", "held_seconds": 0}
+    facts = {"number": 1, "what": "-", "backoff": "none", "held_seconds": 0}
     return {"kind": "fault", "name": name, "begin": T0 + begin, "end": T0 + end} | facts | more
 
 
@@ -176,12 +176,8 @@ def test_record_of_a_soak_that_did_not_begin_is_refused():
         check([{"kind": "end", "at": T0}])
 
 
-REFUSED_CLIENT = fault(
-    "Enable refuses the client", 40, 46, number=3, backoff="connection", attempts=1
-)
-REFUSED_GRANT = fault(
-    "Enable misbehaves or refuses a grant", 40, 46, number=3, backoff="grant", attempts=1
-)
+REFUSED_CLIENT = fault("Enable refuses the client", 40, 46, number=3, backoff="connection")
+REFUSED_GRANT = fault("Enable misbehaves or refuses a grant", 40, 46, number=3, backoff="grant")
 BUSY = fault("Enable asks for patience", 41.7, 43.2, number=4, backoff="asked", held_seconds=2)
 FORCED = fault("Enable fails", 44, 46, number=5, forced=True, grants=["deals"])
 BLOCK = fault(
