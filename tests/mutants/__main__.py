@@ -23,6 +23,28 @@ LEAST: Final = 90
 
 _RUN: Final = ("refresher/test_refresh", "refresher/test_renewal", "test_properties")
 MODULES: Final = {
+    "token_refresher.policy": _RUN,
+    "token_refresher.backoff": ("refresher/test_backoff",),
+    "token_refresher.connection_state": ("refresher/test_connection_state",),
+    "token_refresher.enable.acceptance": ("refresher/enable/test_acceptance", "test_properties"),
+    "token_refresher.renewal": _RUN,
+    "token_refresher.refresh": _RUN[:2],
+    "token_refresher.attempts": _RUN,
+    "token_refresher.connection_backoffs": _RUN,
+    "token_refresher.turns": _RUN,
+    "token_refresher.due_grant": _RUN[:2],
+    "token_refresher.outcomes": _RUN[:2],
+    "token_refresher.refresh_request": ("refresher/test_refresh_request",),
+    "token_refresher.parameter_reader": ("refresher/test_parameter_reader",),
+    "token_refresher.credentials": ("refresher/test_credentials",),
+    "token_refresher.enable.connections": ("refresher/enable/test_http_client",),
+    "token_refresher.enable.deadline": ("refresher/enable/test_deadline",),
+    "token_refresher.enable.endpoint": ("refresher/enable/test_endpoint",),
+    "token_refresher.enable.http_client": ("refresher/enable/test_http_client",),
+    "token_refresher.enable.models": ("refresher/enable/test_models",),
+    "token_refresher.enable.responses": ("refresher/enable/test_responses",),
+    "token_refresher.enable.route": ("refresher/enable/test_route",),
+    "token_refresher.enable.validation": ("refresher/enable/test_validation",),
     "token_broker.callers": ("layer/test_callers",),
     "token_broker.expiry": ("layer/test_expiry",),
     "token_broker.grants": ("layer/test_grants", "refresher/test_check_grants"),
@@ -31,25 +53,8 @@ MODULES: Final = {
     "token_broker.token_store": ("layer/test_token_store",),
     "token_broker.versions": ("layer/test_token_store", "refresher/test_connection_state"),
     "token_vendor.api_event": ("vendor/test_api_event", "vendor/test_app"),
+    "token_vendor.audit_record": ("vendor/test_audit_record", "vendor/test_app"),
     "token_vendor.vend": ("vendor/test_vend", "vendor/test_app"),
-    "token_refresher.credentials": ("refresher/test_credentials",),
-    "token_refresher.enable.connections": ("refresher/enable/test_http_client",),
-    "token_refresher.enable.deadline": ("refresher/enable/test_deadline",),
-    "token_refresher.attempts": _RUN,
-    "token_refresher.backoff": ("refresher/test_backoff",),
-    "token_refresher.connection_backoffs": _RUN,
-    "token_refresher.connection_state": ("refresher/test_connection_state",),
-    "token_refresher.due_grant": _RUN[:2],
-    "token_refresher.policy": _RUN,
-    "token_refresher.refresh": _RUN[:2],
-    "token_refresher.refresh_request": ("refresher/test_refresh_request",),
-    "token_refresher.renewal": _RUN,
-    "token_refresher.turns": _RUN,
-    "token_refresher.enable.endpoint": ("refresher/enable/test_endpoint",),
-    "token_refresher.enable.http_client": ("refresher/enable/test_http_client",),
-    "token_refresher.enable.responses": ("refresher/enable/test_responses",),
-    "token_refresher.enable.route": ("refresher/enable/test_route",),
-    "token_refresher.enable.validation": ("refresher/enable/test_validation",),
 }
 """What is mutated, and the tests that have to kill it."""
 
@@ -58,16 +63,34 @@ _NOTICED: Final = {"killed", "timeout", "suspicious", "segfault", "caught by typ
 _UNDER_MUTMUT: Final = "test_record_that_is_printed_or_logged_keeps_its_secret"
 """Reads log lines, which mutmut takes away; what it guards is in `guards`."""
 
+_SHOW: Final = """
+import sys
+from mutmut.__main__ import show
+
+for name in sys.argv[1:]:
+    print(end="\\0")
+    show.callback(name)
+"""
+
 console = Console()
 
 
 def mutmut(folder: Path, *arguments: str) -> str:
     """What mutmut prints in a laboratory."""
-    command = [str(Path(sys.executable).with_name("mutmut")), *arguments]
+    return _printed(folder, str(Path(sys.executable).with_name("mutmut")), *arguments)
+
+
+def diffs(folder: Path, names: list[str]) -> dict[str, str]:
+    """The diffs of mutants, by one process: each `mutmut show` takes seconds to start."""
+    shown = _printed(folder, sys.executable, "-c", _SHOW, *names).split("\0")[1:]
+    return dict(zip(names, shown, strict=True))
+
+
+def _printed(folder: Path, *command: str) -> str:
     ended = subprocess.run(
         command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False
     )
-    if ended.returncode and arguments[0] == "run":
+    if ended.returncode:
         console.print(ended.stdout[-3000:], ended.stderr[-3000:], markup=False)
         raise SystemExit(2)
     return ended.stdout
@@ -87,7 +110,7 @@ def settings(modules: list[str]) -> str:
 def mutate(modules: list[str]) -> tuple[dict[str, Counter[str]], dict[str, str]]:
     """Mutate modules; what became of their mutants, and the survivors' diffs."""
     counts = {module: Counter[str]() for module in modules}
-    survivors: dict[str, str] = {}
+    survivors: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         tests = sorted({f"{test}.py" for module in modules for test in MODULES[module]})
@@ -98,8 +121,8 @@ def mutate(modules: list[str]) -> tuple[dict[str, Counter[str]], dict[str, str]]
             noticed = result if result in _NOTICED else f"not noticed: {result}"
             counts[module][noticed] += 1
             if result not in _NOTICED:
-                survivors[name] = mutmut(folder, "show", name)
-    return counts, survivors
+                survivors.append(name)
+        return counts, diffs(folder, survivors)
 
 
 def table_of(counts: dict[str, Counter[str]]) -> tuple[Table, float]:
