@@ -2,8 +2,8 @@
 
 No token is read for it, so it needs no right to decrypt one: when a token was stored, and whether
 a block stands in its place, is metadata of its parameter; the rest is what the refresher logs of
-every grant in the one line of each run, at most a schedule's interval ago, and in the lines of the
-grants that it renewed or should have renewed.
+every grant in the one line of each run, at most a schedule's interval ago, and in lines of single
+grants: what it renewed, or why it did not, which it writes again while that lasts.
 """
 
 import time
@@ -33,6 +33,8 @@ from token_vendor.vend import GrantState
 PATTERN: Final = f'{{ ($.message = "{RUN}") || ($.state = "*") }}'
 _WINDOWS: Final = (timedelta(minutes=5), timedelta(hours=1), timedelta(days=1))
 _TROUBLE: Final = {State.FAILED, State.WAITING, State.DEFERRED}
+_EXPLAINED: Final = {State.FAILED, State.WAITING, State.BLOCKED}
+"""The states whose reason stands in a line of the grant's own, maybe of a run before the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +87,19 @@ def grant_rows(
         now: aware.
         refresh_ahead: how long before its expiry a token is due, at most.
     """
-    by_grant: dict[str, list[LogLine]] = {}
-    for line in lines:
-        by_grant.setdefault(line.text("grant"), []).append(line)
+    by_grant = _by_grant(lines)
     names = [*by_grant, *(name for name in sorted(parameters) if name not in by_grant)]
     return [
         _row(name, by_grant.get(name, []), parameters.get(name), now, refresh_ahead)
         for name in names
     ]
+
+
+def _by_grant(lines: Iterable[LogLine]) -> dict[str, list[LogLine]]:
+    found: dict[str, list[LogLine]] = {}
+    for line in lines:
+        found.setdefault(line.text("grant"), []).append(line)
+    return found
 
 
 def _row(
@@ -108,7 +115,7 @@ def _row(
     expires_at = expiries[-1] if expiries and parameter else None
     block = parameter.block if parameter else None
     if block is None and parameter and last and last.text("state") == State.BLOCKED:
-        block = last.text("cause") if last.at >= parameter.stored_at else None
+        block = _why(lines).text("cause") if last.at >= parameter.stored_at else None
     state, due_at = GrantState.EXPIRED, None
     if block is not None:
         state = GrantState.BLOCKED
@@ -143,15 +150,31 @@ def _trouble(lines: list[LogLine], block: str | None) -> tuple[str, str, datetim
         return "blocked", block, None
     if not lines:
         return "no_run", "the refresher has not looked at it for a day", None
-    last = lines[-1]
-    if last.text("state") in _TROUBLE:
-        reason = last.text("reason") or last.text("state")
-        return reason, last.text("cause"), last.moment("retry_at")
+    why = _why(lines)
+    if why.text("state") in _TROUBLE:
+        reason = why.text("reason") or why.text("state")
+        return reason, why.text("cause"), why.moment("retry_at")
     renewals = [line for line in lines if line.text("state") == State.RENEWED]
     if renewals and (stage := renewals[-1].text("secret_stage")):
         cause = f"Enable refused the connection's current secret and took {stage}"
         return "secret_fallback", cause, None
     return "", "", None
+
+
+def _why(lines: list[LogLine]) -> LogLine:
+    """The last line that gives the reason of the state that the grant is in now."""
+    state = lines[-1].text("state")
+    same = (line for line in reversed(lines) if line.text("state") == state in _EXPLAINED)
+    return next((line for line in same if line.text("reason")), lines[-1])
+
+
+def _is_enough(lines: Iterable[LogLine], parameters: Mapping[str, Kept]) -> bool:
+    """Whether the lines name every grant, and the reason of each that needs one."""
+    by_grant = _by_grant(lines)
+    return parameters.keys() <= by_grant.keys() and all(
+        why.text("reason") or why.text("state") not in _EXPLAINED
+        for why in map(_why, by_grant.values())
+    )
 
 
 def look(stack: Stack) -> list[GrantRow]:
@@ -162,7 +185,7 @@ def look(stack: Stack) -> list[GrantRow]:
         since = now - max(window, 3 * stack.interval)
         found = logs.read(stack, "token-refresher", PATTERN, since=since)
         lines = list(logs.by_grant(found))
-        if lines and parameters.keys() <= {line.text("grant") for line in lines}:
+        if lines and _is_enough(lines, parameters):
             break
     return grant_rows(lines, parameters, now=now, refresh_ahead=stack.refresh_ahead)
 

@@ -29,6 +29,7 @@ from token_refresher.outcomes import Outcome, State, causes_of_failure
 from token_refresher.parameter_reader import ParameterReader
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
+from token_refresher.reported import Reported
 
 SERVICE: Final = "token-refresher"
 TIME_TO_REPORT: Final = timedelta(seconds=2)
@@ -43,6 +44,7 @@ GRANTS_A_LINE: Final = 500
 """A log event may have 256 KB; a grant takes about 100 bytes, and with long names 500."""
 
 logger = service_logger(SERVICE)
+_reported = Reported()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +151,7 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
     now = datetime.now(UTC)
     _log_run(outcomes)
     for outcome in outcomes:
-        if outcome.state is not State.NOT_DUE:
+        if _reported.is_news(outcome, now):
             _log(outcome, now)
     windows = {outcome.grant: refresher.due_window_left(outcome) for outcome in outcomes}
     _measure(outcomes, now, windows)
@@ -187,7 +189,7 @@ def _in_short(outcome: Outcome) -> tuple[str, ...]:
 
 
 def _log(outcome: Outcome, now: datetime) -> None:
-    """One structured line for a grant that was renewed or should have been: its audit record."""
+    """One structured line for a grant: the audit record of a renewal, or why there was none."""
     write = logger.info
     if outcome.reason or outcome.secret_stage:
         write = logger.error if outcome.is_overdue else logger.warning

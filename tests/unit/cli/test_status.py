@@ -119,6 +119,24 @@ def test_line_of_a_run_says_of_each_grant_what_a_line_of_its_own_would():
     assert rows[0].seen_at == NOW - timedelta(seconds=9)
 
 
+@pytest.mark.parametrize("state", ["waiting", "failed", "blocked"])
+def test_reason_of_a_state_that_lasts_stands_in_an_earlier_run(state: str):
+    other = line(180, state=state, reason="timeout", cause="no response")
+    own = line(120, state=state, reason="invalid_scope", cause="no", retry_at=SOON)
+    run = {"deals": [state, "", "default", "read:deals"]}
+    row = row_of(list(by_grant([other, own, run_line(60, run), run_line(9, run)])), stored(200))
+    shown = "blocked" if state == "blocked" else "invalid_scope"
+    assert (row.reason, row.cause, row.seen_at) == (shown, "no", NOW - timedelta(seconds=9))
+
+
+def test_reason_of_another_state_is_not_shown():
+    own = line(120, state="failed", reason="invalid_scope")
+    run = {"deals": ["deferred", "", "default", "read:deals"]}
+    deferred = line(60, state="deferred", reason="corrupt_parameter")
+    row = row_of(list(by_grant([own, deferred, run_line(9, run)])), stored(200))
+    assert row.reason == "deferred"
+
+
 @pytest.mark.parametrize("grants", [None, [], "deals", {"deals": None}, {"deals": ["not_due"]}])
 def test_malformed_line_of_a_run_is_passed_over(grants: object):
     assert list(by_grant([run_line(9, grants)])) == []

@@ -36,6 +36,7 @@ from token_broker.grants import Connection, Grant, GrantsFile
 from token_broker.models import fingerprint
 from token_refresher import app
 from token_refresher.outcomes import Outcome, State
+from token_refresher.reported import Reported
 
 GRANTS = {"deals": Grant(scope=("read:deals",)), "users": Grant(scope=("read:users",))}
 RENEWED = {
@@ -87,6 +88,7 @@ def function(monkeypatch: pytest.MonkeyPatch) -> Function:
     function = Function()
     monkeypatch.setattr(app, "_refresher", function.broker.refresher)
     monkeypatch.setattr(app, "datetime", FrozenDatetime)
+    monkeypatch.setattr(app, "_reported", Reported())
     return function
 
 
@@ -242,6 +244,27 @@ def test_grant_that_waits_after_a_refusal_is_counted_as_failed(
     assert (waiting["level"], waiting["message"]) == ("ERROR", "grant waiting")
     assert waiting["retry_at"] == "2025-03-01T12:00:55Z"
     assert [m["RenewalFailed"] for m in metrics(output) if "RenewalFailed" in m] == [[1.0], [1.0]]
+
+
+def test_grants_that_wait_or_are_blocked_get_a_line_once_and_are_in_every_runs_line(
+    function: Function, output: Output
+) -> None:
+    function.broker.endpoint.responses["read:deals"] = rejection("invalid_scope")
+    function.broker.store.faults["users"] = GrantBlocked("leaked on a screen")
+    for _ in range(4):
+        with pytest.raises(RenewalFailed):
+            function({})
+    runs = [line for line in output.lines() if line["message"] == app.RUN]
+    assert [[facts[0] for facts in run["grants"].values()] for run in runs] == [
+        ["failed", "blocked"],
+        *3 * [["waiting", "blocked"]],
+    ]
+    assert [line["message"] for line in output.lines() if line["message"] != app.RUN] == [
+        "grant failed",
+        "grant blocked",
+        "grant waiting",
+    ]
+    assert [m["RenewalFailed"] for m in metrics(output)] == 4 * [[1.0]]
 
 
 def test_fallback_to_another_secret_is_warned_of_and_counted(
