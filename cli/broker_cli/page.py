@@ -60,17 +60,18 @@ table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; min-width: 5rem; }
 td:empty { min-width: 0; }
-th { color: var(--quiet); font-weight: 600; }
+th { color: var(--quiet); font-weight: 600; white-space: nowrap; }
 .good { color: var(--good); } .warn { color: var(--warn); } .bad { color: var(--bad); }
-.state { font-weight: 600; white-space: nowrap; }
+.state { font-weight: 600; }
+.whole { white-space: nowrap; }
 @media (max-width: 45rem) {
   tr:first-child, td:empty { display: none; }
-  tr, td { display: block; border: 0; padding: 0; }
+  tr { display: block; }
+  td { border: 0; padding: 0; }
   tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
-  td { padding-left: 7rem; text-indent: -7rem; }
-  td .state { text-indent: 0; white-space: normal; }
-  td::before { content: attr(data-label); display: inline-block; width: 7rem; text-indent: 0;
-    color: var(--quiet); }
+  td { display: grid; grid-template-columns: 7rem minmax(0, 1fr); }
+  td::before { content: attr(data-label); color: var(--quiet); }
+  .whole { white-space: normal; }
 }
 </style>
 </head>
@@ -161,16 +162,16 @@ class StatusPage:
             yield (
                 row.grant,
                 _state(row.state.value, _GRANT_STATES[row.state]),
-                span(row.time_left(self.now)) if row.is_served else "none",
-                span(row.due_at - self.now) if row.due_at and row.is_served else "-",
-                ago(row.renewed_at, self.now) if row.renewed_at else "-",
+                _whole(span(row.time_left(self.now))) if row.is_served else "none",
+                _whole(span(row.due_at - self.now)) if row.due_at and row.is_served else "-",
+                _whole(ago(row.renewed_at, self.now)) if row.renewed_at else "-",
                 f"{row.reason}: {row.cause}{again}" if row.reason else "",
             )
 
     def _alarms(self) -> Iterable[Sequence[_Cell]]:
         for alarm in sorted(self.alarms, key=lambda alarm: (alarm.state != "ALARM", alarm.name)):
             state = _state(alarm.state, _ALARM_STATES.get(alarm.state, "warn"))
-            yield alarm.name, state, ago(alarm.since, self.now)
+            yield alarm.name, state, _whole(ago(alarm.since, self.now))
 
     def _runs(self) -> Iterable[Sequence[_Cell]]:
         for line in list(self.runs)[: -_MOST_RUNS - 1 : -1]:
@@ -178,7 +179,7 @@ class StatusPage:
             why = ": ".join(filter(None, (line.text("reason"), line.text("cause"))))
             result = _state(line.text("state"), "good" if is_good else "bad")
             yield (
-                clock(line.at, self.now),
+                _whole(clock(line.at, self.now)),
                 line.text("grant"),
                 result,
                 why or line.text("renew_reason"),
@@ -186,7 +187,7 @@ class StatusPage:
 
     def _callers(self) -> Iterable[Sequence[_Cell]]:
         for use in self.uses:
-            last = ago(use.last_vended_at, self.now) if use.last_vended_at else "never"
+            last = _whole(ago(use.last_vended_at, self.now)) if use.last_vended_at else "never"
             yield use.caller, use.grant, str(use.vended), str(use.refused), last
 
 
@@ -255,7 +256,12 @@ def _row(headings: Sequence[str], cells: Sequence[_Cell]) -> str:
 
 
 def _state(text: str, kind: str) -> _Markup:
-    return _Markup(f'<span class="state {kind}">{_text(text)}</span>')
+    return _Markup(f'<span class="state whole {kind}">{_text(text)}</span>')
+
+
+def _whole(text: str) -> _Markup:
+    """A time, which a table does not break."""
+    return _Markup(f'<span class="whole">{_text(text)}</span>')
 
 
 def _text(text: str) -> str:
