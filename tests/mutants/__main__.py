@@ -29,6 +29,7 @@ MODULES: Final = {
     "token_refresher.enable.acceptance": ("refresher/enable/test_acceptance", "test_properties"),
     "token_refresher.renewal": _RUN,
     "token_refresher.refresh": _RUN[:2],
+    "token_refresher.attempt": _RUN,
     "token_refresher.attempts": _RUN,
     "token_refresher.connection_backoffs": _RUN,
     "token_refresher.turns": _RUN,
@@ -87,8 +88,10 @@ def diffs(folder: Path, names: list[str]) -> dict[str, str]:
 
 
 def _printed(folder: Path, *command: str) -> str:
+    # All mutants are in one file, which does not change: what is compiled once is true for each.
+    env = environment(folder) | {"PYTHONDONTWRITEBYTECODE": ""}
     ended = subprocess.run(
-        command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False
+        command, cwd=folder, env=env, capture_output=True, text=True, check=False
     )
     if ended.returncode:
         console.print(ended.stdout[-3000:], ended.stderr[-3000:], markup=False)

@@ -6,17 +6,15 @@ start is 2 seconds, not the run; and each grant's first attempt begins before an
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from token_broker.errors import TokenEndpointError, TokenEndpointUnavailable
-from token_broker.models import Blocked, Stored, StoredToken, Unreadable
+from token_broker.errors import TokenEndpointUnavailable
+from token_refresher.attempt import Issued, Result, attempt
 from token_refresher.connection_backoffs import ConnectionBackoffs, Refused
-from token_refresher.credentials import CURRENT
 from token_refresher.dependencies import Dependencies, Secret
 from token_refresher.due_grant import GrantSnapshot
-from token_refresher.enable.acceptance import accept
 from token_refresher.enable.endpoint import BACKOFF_BASE, LONGEST_WAIT, MAX_ATTEMPTS
 from token_refresher.outcomes import Outcome, State
 from token_refresher.policy import Policy
@@ -25,17 +23,7 @@ from token_refresher.turns import begin_in_turn
 TIME_TO_RENEW: Final = timedelta(seconds=15)
 """No attempt begins with less left of the invocation: a throttled write takes its time."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Issued:
-    """Enable issued a token; the outcome tells whether it is stored."""
-
-    outcome: Outcome
-    attempts: int
-
-
-type _Result = _Issued | Refused | Outcome
-type _Results = list[tuple[GrantSnapshot, _Result]]
+type _Results = list[tuple[GrantSnapshot, Result]]
 
 
 class Attempts:
@@ -117,7 +105,7 @@ class Attempts:
 
     def _rejected(self, results: _Results) -> tuple[GrantSnapshot, Refused] | None:
         """By which grant Enable rejected the client; None if it accepted the client."""
-        if self._is_verified or any(isinstance(result, _Issued) for _, result in results):
+        if self._is_verified or any(isinstance(result, Issued) for _, result in results):
             return None
         for grant, result in results:
             if isinstance(result, Refused) and result.is_rejection:
@@ -175,7 +163,7 @@ class Attempts:
                 return None
             self._secret = fallback
             match self._attempt(probe):
-                case (_Issued() | Refused(is_of_accepted_client=True)) as verified:
+                case (Issued() | Refused(is_of_accepted_client=True)) as verified:
                     self._settle(probe, verified)
                     return True
                 case Refused(error):
@@ -183,58 +171,16 @@ class Attempts:
         self._secret = current
         return False
 
-    def _attempt(self, grant: GrantSnapshot) -> _Result:
-        """Request one token and store it; nothing is raised."""
-        scope = grant.grant.scope
-        try:
-            issued = self._deps.endpoint.request_token(
-                self._secret.request(scope), time_left=self._deps.time_left, attempts=1
-            )
-        except TokenEndpointError as error:
-            return Refused(error, self._deps.now())
-        except Exception as error:
-            return grant.failed(*self._deps.describe_fault(error))
-        version = self._secret.version_id
-        try:
-            token = accept(issued, scope=scope, now=self._deps.now(), secret_version=version)
-        except TokenEndpointError as error:
-            return Refused(error, self._deps.now())
-        return _Issued(self._store(grant, token), issued.attempts)
+    def _attempt(self, grant: GrantSnapshot) -> Result:
+        return attempt(grant, self._secret, self._policy, self._deps)
 
-    def _store(self, grant: GrantSnapshot, token: StoredToken) -> Outcome:
-        """Store a token, unless what is stored is as good."""
-        replaces = grant.replaces(self._policy)
-        stored: Stored = grant.token
-        if grant.token is None or replaces.is_replaced(grant.token, token):
-            try:
-                stored = self._deps.store.replace(
-                    grant.name, token, seen=grant.stored, is_restored=replaces.is_restored
-                )
-            except Exception as error:
-                return self._not_stored(grant, error)
-        if isinstance(stored, Blocked):
-            return grant.blocked(stored)
-        state = State.RENEWED if stored == token else State.UNCHANGED
-        kept = stored if isinstance(stored, StoredToken) else token
-        stage = "" if self._secret.stage == CURRENT else self._secret.stage
-        return replace(grant.outcome(state, token=kept), secret_stage=stage)
-
-    def _not_stored(self, grant: GrantSnapshot, error: Exception) -> Outcome:
-        reason, cause = self._deps.describe_fault(error)
-        if isinstance(grant.stored, Unreadable):
-            cause = (
-                f"the stored token cannot be decrypted, and a new one could not be stored: {cause}."
-                f" Check the key {self._deps.store.key_id} and the role's kms: actions"
-            )
-        return grant.failed(reason, cause)
-
-    def _settle(self, grant: GrantSnapshot, result: _Result) -> bool:
+    def _settle(self, grant: GrantSnapshot, result: Result) -> bool:
         """Record a result; whether the grant is to be attempted again in this run."""
         match result:
             case Outcome():
                 self._outcomes[grant.name] = result
                 return False
-            case _Issued(outcome, attempts):
+            case Issued(outcome, attempts):
                 self._made[grant.name] += attempts
                 self._is_verified = True
                 self._outcomes[grant.name] = outcome
