@@ -31,6 +31,7 @@ from token_refresher.backoff import Backoff
 from token_refresher.connection_state import ConnectionState
 from token_refresher.credentials import ClientCredentials
 from token_refresher.due_grant import CORRUPT
+from token_refresher.measurements import measure
 from token_refresher.outcomes import Outcome, RenewReason, State
 from token_vendor import app as vendor
 from token_vendor.audit_record import AuditRecord
@@ -132,9 +133,7 @@ def _count_everything() -> None:
     outcome = full(Outcome)
     outcomes = [replace(outcome, state=state) for state in State]
     outcomes.append(replace(outcome, reason=CORRUPT))
-    refresher._measure(outcomes, NOW, {outcome.grant: 100.0})
-    for each in outcomes:
-        refresher._measure_by_grant(each, NOW, 100.0)
+    measure(refresher.SERVICE, outcomes, NOW, {each.grant: 100.0 for each in outcomes})
     for call in _calls(vendor, "_count"):
         vendor._count(ast.literal_eval(call.args[0]), "deals")
     for call in _calls(vendor, "emit", "emit_by_grant"):

@@ -1,7 +1,7 @@
 """The refresh function: knows event, context and environment, and wires the rest."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -16,16 +16,15 @@ from token_broker.aws import CLIENT_CONFIG, WRITER_CONFIG, describe_fault
 from token_broker.errors import ConfigurationError, RenewalFailed
 from token_broker.grants import DEFAULT_CONNECTION, load_grants_file
 from token_broker.log import service_logger
-from token_broker.metrics import emit, emit_by_grant
 from token_broker.models import rfc3339
 from token_broker.token_store import ParameterTokenStore
 from token_refresher.authorities import read_authorities
 from token_refresher.connection_state import ConnectionStateStore
 from token_refresher.credentials import SecretReader
-from token_refresher.due_grant import CORRUPT
 from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.enable.http_client import HttpClient
-from token_refresher.outcomes import Outcome, State, causes_of_failure
+from token_refresher.measurements import measure
+from token_refresher.outcomes import Outcome, causes_of_failure
 from token_refresher.parameter_reader import ParameterReader
 from token_refresher.refresh import Refresher
 from token_refresher.refresh_request import RefreshRequest
@@ -154,9 +153,7 @@ def lambda_handler(event: object, context: LambdaContext) -> dict[str, object]:
         if _reported.is_news(outcome, now):
             _log(outcome, now)
     windows = {outcome.grant: refresher.due_window_left(outcome) for outcome in outcomes}
-    _measure(outcomes, now, windows)
-    for outcome in outcomes:
-        _measure_by_grant(outcome, now, windows[outcome.grant])
+    measure(SERVICE, outcomes, now, windows)
     if causes := causes_of_failure(outcomes):
         raise RenewalFailed(causes)
     return {"grants": {outcome.grant: _summary(outcome) for outcome in outcomes}}
@@ -200,53 +197,7 @@ def _log(outcome: Outcome, now: datetime) -> None:
             "scope": " ".join(outcome.scope),
             "connection": outcome.connection,
             "secret_version": outcome.secret_version,
-            "seconds_left": _seconds_left(outcome, now),
+            "seconds_left": outcome.seconds_left(now),
             **_summary(outcome),
         },
     )
-
-
-def _seconds_left(outcome: Outcome, now: datetime) -> int:
-    if outcome.expires_at is None:
-        return 0
-    return max(int((outcome.expires_at - now).total_seconds()), 0)
-
-
-def _measure(outcomes: Sequence[Outcome], now: datetime, windows: Mapping[str, float]) -> None:
-    """One line for the whole run: the least of what is left, and how many of what happened."""
-    counts = {name: sum(map(is_counted, outcomes)) for name, is_counted in _COUNTED.items()}
-    values: dict[str, float] = {name: count for name, count in counts.items() if count}
-    if read := [outcome for outcome in outcomes if outcome.is_store_read]:
-        values["SecondsToExpiry"] = min(_seconds_left(outcome, now) for outcome in read)
-        values["DueWindowLeft"] = min(windows[outcome.grant] for outcome in read)
-    if values:
-        emit(SERVICE, values)
-
-
-def _measure_by_grant(outcome: Outcome, now: datetime, due_window_left: float) -> None:
-    if outcome.is_store_read:
-        left = {"SecondsToExpiry": _seconds_left(outcome, now), "DueWindowLeft": due_window_left}
-        emit_by_grant(SERVICE, left, grant=outcome.grant)
-    for name, dimensions in _DIMENSIONS.items():
-        if _COUNTED[name](outcome):
-            details = {dimension: getattr(outcome, dimension) for dimension in dimensions}
-            emit_by_grant(SERVICE, {name: 1}, **details)
-
-
-_COUNTED: Final[Mapping[str, Callable[[Outcome], bool]]] = {
-    "Renewed": lambda outcome: outcome.state is State.RENEWED,
-    "RenewalFailed": lambda outcome: outcome.is_overdue,
-    "SecretFallbackUsed": lambda outcome: bool(outcome.secret_stage),
-    "Blocked": lambda outcome: outcome.state is State.BLOCKED,
-    "CorruptToken": lambda outcome: outcome.reason == CORRUPT,
-    "Deferred": lambda outcome: outcome.state is State.DEFERRED,
-}
-"""Which outcomes each metric counts."""
-
-_DIMENSIONS: Final = {
-    "RenewalFailed": ("grant", "reason"),
-    "SecretFallbackUsed": ("connection",),
-    "Blocked": ("grant",),
-    "CorruptToken": ("grant",),
-}
-"""By what they are counted with MetricsByGrant, beside the service."""

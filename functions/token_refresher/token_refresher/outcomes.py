@@ -85,6 +85,12 @@ class Outcome:
         """Whether a due token was not renewed, for another reason than lack of time."""
         return self.state in {State.FAILED, State.WAITING}
 
+    def seconds_left(self, now: datetime) -> int:
+        """Until the stored token expires; 0 if there is none."""
+        if self.expires_at is None:
+            return 0
+        return max(int((self.expires_at - now).total_seconds()), 0)
+
 
 def causes_of_failure(outcomes: Iterable[Outcome]) -> dict[str, str]:
     """The cause of each grant that is overdue, by name."""
