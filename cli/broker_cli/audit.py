@@ -29,8 +29,9 @@ def audit(
 ) -> None:
     """Show who got which token or was refused, and what was renewed or failed, oldest first.
 
-    A token's fingerprint is the first 12 hex digits of its SHA-256. The logs are kept for 30
-    days. --caller omits renewals.
+    A token's fingerprint is the first 12 hex digits of its SHA-256. "Would be refused" marks a
+    caller that the grant's callers do not name, while its mode is audit. The logs are kept for
+    30 days. --caller omits renewals.
     """
     with working("reading the logs"):
         lines = _read(Stack.open(stack), since, caller)
@@ -74,7 +75,13 @@ def event_json(line: LogLine) -> dict[str, object]:
         "event": line.text("message"),
         "expires_at": rfc3339(expires_at) if expires_at else None,
         **{name: line.text(name) for name in names},
+        "would_be_refused": _would_be_refused(line),
     }
+
+
+def _would_be_refused(line: LogLine) -> bool:
+    """Whether the grant is in audit mode, and its `callers` do not name this caller."""
+    return line.record.get("would_be_refused") is True
 
 
 def _table(lines: list[LogLine], now: datetime) -> Table:
@@ -82,8 +89,9 @@ def _table(lines: list[LogLine], now: datetime) -> Table:
     table.add_column("caller", overflow="fold")
     for line in lines:
         what = line.text("reason") or line.text("fingerprint")
-        why = line.text("renew_reason")
-        is_good = line.text("level") == "INFO"
+        would_be_refused = _would_be_refused(line)
+        why = "would be refused" if would_be_refused else line.text("renew_reason")
+        is_good = line.text("level") == "INFO" and not would_be_refused
         table.add_row(
             clock(line.at, now),
             f"{line.text('message')} ({why})" if why else line.text("message"),

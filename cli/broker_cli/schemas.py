@@ -76,6 +76,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
                 renew_reason=_TEXT,
                 reason=_TEXT,
                 cause=_TEXT,
+                would_be_refused={"type": "boolean"},
             )
         )
     ),

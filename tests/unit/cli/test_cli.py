@@ -19,7 +19,7 @@ from botocore.exceptions import (
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from broker_cli import doctor
+from broker_cli import audit, doctor
 from broker_cli.api import Response
 from broker_cli.audit import event_json
 from broker_cli.aws import Stack
@@ -275,6 +275,15 @@ def test_check_that_cannot_be_made_is_no_fault_of_the_broker():
 def test_audit_event_has_the_documented_shape():
     line = LogLine(at=NOW, record={"message": "token vended", "grant": "deals", "caller": ROLE})
     jsonschema.validate({"events": [event_json(line)]}, SCHEMAS["audit"])
+
+
+def test_audit_shows_who_would_be_refused():
+    record = {"message": "token vended", "level": "INFO", "grant": "deals", "caller": ROLE}
+    lines = [LogLine(at=NOW, record=record | {"would_be_refused": flag}) for flag in (True, None)]
+    assert [event_json(line)["would_be_refused"] for line in lines] == [True, False]
+    table = audit._table(lines, NOW)
+    assert list(table.columns[1].cells) == ["token vended (would be refused)", "token vended"]
+    assert [row.style for row in table.rows] == ["yellow", None]
 
 
 REPORT = {
