@@ -126,8 +126,9 @@ release-check: .venv/.installed .venv-audit/.installed ## Build dist/ again on a
 	@$(PYTHON) -m tools.release --check
 
 .PHONY: cdk-check
-cdk-check: .venv-cdk/.installed ## Synthesise the CDK construct with dist/ and compare it with the release (needs node)
-	@PYTHONPATH=iac/cdk .venv-cdk/bin/python iac/cdk/check.py dist
+cdk-check: .venv/.installed .venv-cdk/.installed ## Synthesise the CDK construct, compare it with the release, deploy it to the embedded AWS
+	@node --version >/dev/null || { echo "make cdk-check needs node on the PATH" >&2; exit 1; }
+	@$(PYTHON) -m pytest -q tests/deployed/test_7_release.py -k construct
 
 ##@ Deploy
 

@@ -1,90 +1,92 @@
-"""`make cdk-check`: what the construct synthesises is the release, and nothing is lost on the way.
+"""What the construct synthesises is the release with its parameters' values, and nothing else.
 
-It needs the packages of requirements/cdk.txt and node, and a release in dist/.
+    check.py DIST OUT [NAME=VALUE]...
+
+synthesises the release in DIST into OUT, a new folder, with these properties of BrokerParameters.
+It needs the packages of requirements/cdk.txt and node; `make cdk-check` deploys what it wrote.
 """
 
 import json
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from aws_cdk import App, Stack
-from aws_cdk.aws_iam import Role, ServicePrincipal
+from aws_cdk import App, CfnOutput, Stack
+from aws_cdk.aws_iam import AccountRootPrincipal, Role
 from enable_broker_cdk import BrokerParameters, EnableTokenBroker
 
-NAME = "enable-token-broker"
-EMAIL = "ops@example.com"
+NAME: Final = "enable-token-broker"
+GRANT: Final = "deals"
+ATTRIBUTES: Final = (
+    "token_api_url",
+    "client_secret_arn",
+    "token_parameter_prefix",
+    "refresh_function_name",
+    "vend_function_name",
+)
+"""Of the construct: outputs of the stack besides the release's, by the same names with `My`."""
+
+_SECTIONS: Final = ("Globals", "Conditions", "Resources", "Outputs")
+_FROM_THE_CDK: Final = {"CodeUri", "ContentUri"}
 
 
-def synthesised(dist: Path) -> dict[str, Any]:
+def synthesised(dist: Path, out: Path, parameters: BrokerParameters) -> dict[str, Any]:
     """The template of an application with the broker, and a role that may have one grant."""
-    with tempfile.TemporaryDirectory() as folder:
-        app = App(outdir=folder)
-        stack = Stack(app, NAME)
-        parameters = BrokerParameters(alarm_email=EMAIL, metrics_by_grant=True)
-        broker = EnableTokenBroker(stack, "Broker", release=dist, parameters=parameters)
-        job = Role(stack, "Job", assumed_by=ServicePrincipal("lambda.amazonaws.com"))
-        broker.grant_read(job, "deals")
-        app.synth()
-        template: dict[str, Any] = json.loads((Path(folder) / f"{NAME}.template.json").read_text())
-        return template
+    app = App(outdir=str(out))
+    stack = Stack(app, NAME)
+    broker = EnableTokenBroker(stack, "Broker", release=dist, parameters=parameters)
+    job = Role(stack, "Job", assumed_by=AccountRootPrincipal())
+    broker.grant_read(job, GRANT)
+    CfnOutput(stack, "JobRoleArn", value=job.role_arn)
+    for name in ATTRIBUTES:
+        CfnOutput(stack, f"My{name.title().replace('_', '')}", value=getattr(broker, name))
+    app.synth()
+    template: dict[str, Any] = json.loads((out / f"{NAME}.template.json").read_text("utf-8"))
+    return template
 
 
-def differences(released: dict[str, Any], found: dict[str, Any]) -> set[str]:
-    """The properties of the release's resources that the synthesised template has otherwise."""
-    different = set()
-    for logical_id, resource in released["Resources"].items():
-        other = found["Resources"][logical_id]
-        for name in resource.keys() | other.keys() - {"Properties"}:
-            if name != "Properties" and resource.get(name) != other.get(name):
-                different.add(f"{logical_id} {name}")
-        own, others = resource["Properties"], other["Properties"]
-        for name in own.keys() | others.keys():
-            if own.get(name) != others.get(name):
-                different.add(f"{logical_id} {name}")
+def with_values(node: Any, values: dict[str, str]) -> Any:
+    """A part of the template with each reference to a parameter replaced by its value."""
+    if isinstance(node, list):
+        return [with_values(item, values) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if node.keys() == {"Ref"} and node["Ref"] in values:
+        return values[node["Ref"]]
+    return {name: with_values(item, values) for name, item in node.items()}
+
+
+def differences(expected: Any, found: Any, path: str) -> list[str]:
+    """Where the synthesised template lacks what the release has, or has it otherwise."""
+    if not (isinstance(expected, dict) and isinstance(found, dict)):
+        return [] if expected == found else [path]
+    added = found.keys() - expected.keys() if path.count("/") > 1 else set()
+    different = [f"{path}/{name}" for name in added]
+    for name in expected.keys() - (_FROM_THE_CDK if path.endswith("/Properties") else set()):
+        different += differences(expected[name], found.get(name), f"{path}/{name}")
     return different
 
 
-def grant_statement(found: dict[str, Any]) -> dict[str, Any]:
-    """The statement by which the role may have the grant."""
-    (policy,) = (r for r in found["Resources"].values() if r["Type"] == "AWS::IAM::Policy")
-    (statement,) = policy["Properties"]["PolicyDocument"]["Statement"]
-    return dict(statement)
-
-
-def main(dist: Path) -> None:
+def main(dist: str, out: str, *properties: str) -> None:
     """Synthesise, compare, and print what is equal.
 
     Raises:
         SystemExit: something differs.
     """
-    released = json.loads((dist / "template.json").read_text(encoding="utf-8"))
-    found = synthesised(dist)
-    expected = {"AlarmEmailSubscription Endpoint"} | {
-        f"{logical_id} {name}"
-        for logical_id, resource in released["Resources"].items()
-        for name in {"CodeUri", "ContentUri"} & resource["Properties"].keys()
-    }
-    given = {"TokenRefresherFunction Environment", "TokenVendorFunction Environment"}
-    if left := differences(released, found) - expected - given:
-        raise SystemExit(f"the construct changes: {', '.join(sorted(left))}")
-    if found["Resources"]["AlarmEmailSubscription"]["Properties"]["Endpoint"] != EMAIL:
-        raise SystemExit("a parameter's value does not arrive")
-    if missing := released["Outputs"].keys() - found["Outputs"].keys():
-        raise SystemExit(f"outputs are missing: {', '.join(sorted(missing))}")
-    statement = grant_statement(found)
-    paths = [resource["Fn::Join"][1][-1] for resource in statement["Resource"]]
-    if (statement["Action"], paths) != (
-        "execute-api:Invoke",
-        ["/v1/GET/tokens/deals", "/v1/POST/tokens/deals/rejection"],
-    ):
-        raise SystemExit(f"grant_read allows {statement}")
-    sys.stdout.write(
-        f"{len(released['Resources'])} resources are those of the release; grant_read allows one "
-        "grant\n"
-    )
+    parameters = BrokerParameters(**dict(text.split("=", 1) for text in properties))
+    released = json.loads((Path(dist) / "template.json").read_text(encoding="utf-8"))
+    found = synthesised(Path(dist), Path(out), parameters)
+    different = [
+        where
+        for section in _SECTIONS
+        for where in differences(
+            with_values(released[section], parameters.values()), found[section], section
+        )
+    ]
+    if different:
+        raise SystemExit(f"the construct changes: {', '.join(sorted(different))}")
+    sys.stdout.write(f"{len(released['Resources'])} resources are those of the release\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*sys.argv[1:])

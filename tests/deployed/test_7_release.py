@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from local.broker_stack import ROOT, BrokerStack
-from local.callers import create_user
+from local.callers import assume_role, create_user
 from local.embedded_aws import REGION
 from local.fake_enable import Client, FakeEnable
 from tests.deployed.conftest import Deployed
@@ -24,6 +24,9 @@ from tests.node_client import BUILT, is_built
 from tools import release
 
 ACCOUNT = "666677778889"
+CDK_ACCOUNT = "666677770000"
+CDK = ROOT / ".venv-cdk"
+NO_CDK = "node or aws-cdk-lib is missing: `make cdk-check` installs aws-cdk-lib into .venv-cdk"
 DOMAIN = "tokens.example.com"
 CERTIFICATE = f"arn:aws:acm:{REGION}:{ACCOUNT}:certificate/01234567-89ab-cdef-0123-456789abcdef"
 BUCKET = "releases-of-the-platform-team"
@@ -132,6 +135,10 @@ def adopter(stack: BrokerStack, tmp_path_factory: pytest.TempPathFactory) -> Ado
     return Adopter(folder, {name: value for name, value in own.items() if name.startswith("AWS_")})
 
 
+def architecture() -> str:
+    return "arm64" if platform.machine() in {"arm64", "aarch64"} else "x86_64"
+
+
 @pytest.fixture(scope="module")
 def enable(enable_client: Client) -> Iterator[FakeEnable]:
     with FakeEnable(enable_client) as fake_enable:
@@ -144,14 +151,13 @@ def test_release_is_deployed_with_own_grants_and_a_change_of_them_leaves_the_cod
 ):
     s3 = stack.administrator.client("s3")
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
-    architecture = "arm64" if platform.machine() in {"arm64", "aarch64"} else "x86_64"
     adopter.broker(
         "deploy",
         "--bucket",
         BUCKET,
         f"TokenUrl={enable.token_url}",
         "RefreshSchedule=rate(1 hour)",
-        f"Architecture={architecture}",
+        f"Architecture={architecture()}",
         adopter.publish(OWN_GRANTS),
     )
     stack.store_secret(enable_client)
@@ -179,3 +185,91 @@ def test_release_is_deployed_with_own_grants_and_a_change_of_them_leaves_the_cod
     token = adopter.run(GET_TOKEN, **(as_caller | by_domain))
     assert token.strip() in enable.issued_tokens()
     assert json.loads(adopter.broker("status", "--json"))["stack"] == stack.name
+
+
+def synthesise(dist: Path, out: Path, **properties: str) -> str:
+    """Synthesise the construct of iac/cdk, compare it with the release; the name of the stack."""
+    given = [f"{name}={value}" for name, value in properties.items()]
+    run = subprocess.run(
+        [CDK / "bin/python", ROOT / "iac/cdk/check.py", dist, out, *given],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(ROOT / "iac/cdk"),
+            "CDK_VALIDATION": "false",  # eight seconds of rules; the deployment shows more
+            "JSII_RUNTIME_PACKAGE_CACHE_ROOT": str(CDK / "jsii"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    (name,) = (file.name.partition(".")[0] for file in out.glob("*.assets.json"))
+    return name
+
+
+def deploy_assembly(stack: BrokerStack, out: Path) -> None:
+    """What `cdk bootstrap` and `cdk deploy` do: a bucket, the assets, a change set."""
+
+    def here(text: str) -> str:
+        named = {"${AWS::AccountId}": stack.account, "${AWS::Region}": REGION}
+        for name, value in named.items():
+            text = text.replace(name, value)
+        return text
+
+    s3, cloudformation = (stack.administrator.client(n) for n in ("s3", "cloudformation"))
+    properties = json.loads((out / "manifest.json").read_text())["artifacts"][stack.name]
+    properties = properties["properties"]
+    stack.administrator.client("ssm").put_parameter(
+        Name=properties["bootstrapStackVersionSsmParameter"], Value="30", Type="String"
+    )
+    template = here(properties["stackTemplateAssetObjectUrl"]).removeprefix("s3://")
+    bucket = template.partition("/")[0]
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    for file in json.loads((out / f"{stack.name}.assets.json").read_text())["files"].values():
+        (target,) = file["destinations"].values()
+        content = (out / file["source"]["path"]).read_bytes()
+        s3.put_object(Bucket=here(target["bucketName"]), Key=target["objectKey"], Body=content)
+    change = {"StackName": stack.name, "ChangeSetName": "cdk-deploy-change-set"}
+    cloudformation.create_change_set(
+        **change,
+        ChangeSetType="CREATE",
+        TemplateURL=f"{s3.meta.endpoint_url}/{template}",
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    quickly = {"Delay": 1, "MaxAttempts": 120}
+    cloudformation.get_waiter("change_set_create_complete").wait(**change, WaiterConfig=quickly)
+    cloudformation.execute_change_set(**change)
+    created = cloudformation.get_waiter("stack_create_complete")
+    created.wait(StackName=stack.name, WaiterConfig=quickly)
+
+
+@pytest.mark.skipif(not (CDK / ".installed").exists() or not shutil.which("node"), reason=NO_CDK)
+def test_construct_is_deployed_and_grant_read_allows_one_grant(
+    adopter: Adopter, stack: BrokerStack, enable: FakeEnable, enable_client: Client, tmp_path: Path
+):
+    built = synthesise(
+        adopter.folder / "dist",
+        tmp_path / "cdk.out",
+        token_url=enable.token_url,
+        architecture=architecture(),
+        refresh_schedule="rate(1 hour)",
+        alarm_email="ops@example.com",
+    )
+    own = BrokerStack(stack.aws, account=CDK_ACCOUNT, source=stack.source, stage="prod")
+    assert built == own.name
+    deploy_assembly(own, tmp_path / "cdk.out")
+    mine = {name for name in own.outputs if name.startswith("My")}
+    assert len(mine) == 5
+    assert [n for n in mine if own.outputs[n] != own.outputs[n.removeprefix("My")]] == []
+    own.store_secret(enable_client)
+    renewed = own.refresh({"grants": ["deals", "users"]})["grants"]
+    assert set(renewed) == {"deals", "users"}
+    job = assume_role(own.administrator, own.outputs["JobRoleArn"])
+    allowed = own.api.get("/tokens/deals", job)
+    assert allowed.status == 200
+    assert allowed.access_token in enable.issued_tokens()
+    reported = {"method": "POST", "body": b'{"fingerprint": "0123456789ab"}'}
+    assert own.api.request("/tokens/deals/rejection", job, **reported).status == 200
+    refused = [own.api.get(path, job) for path in ("/tokens/users", "/tokens/dealsx", "/grants")]
+    refused.append(own.api.request("/tokens/users/rejection", job, **reported))
+    assert {response.status for response in refused} == {403}

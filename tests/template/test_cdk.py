@@ -1,4 +1,4 @@
-"""The CDK construct's parameters are the template's; `make cdk-check` synthesises it."""
+"""The CDK construct's parameters are the template's; `make cdk-check` deploys it."""
 
 import ast
 

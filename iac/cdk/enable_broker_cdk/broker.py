@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from aws_cdk import Stack
+from aws_cdk import Stack, Token
 from aws_cdk.aws_iam import Grant, IGrantable
 from aws_cdk.aws_s3_assets import Asset
 from aws_cdk.cloudformation_include import CfnInclude
@@ -150,8 +150,7 @@ class EnableTokenBroker(Construct):
         return included
 
     def _output(self, name: str) -> str:
-        value: str = self._template.get_output(name).value
-        return value
+        return str(Token.as_string(self._template.get_output(name).value))
 
 
 def _take(properties: dict[str, Any], path: str) -> Any:
