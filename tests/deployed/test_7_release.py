@@ -196,7 +196,6 @@ def synthesise(dist: Path, out: Path, **properties: str) -> str:
         | {
             "PYTHONPATH": str(ROOT / "iac/cdk"),
             "CDK_VALIDATION": "false",  # eight seconds of rules; the deployment shows more
-            "JSII_RUNTIME_PACKAGE_CACHE_ROOT": str(CDK / "jsii"),
         },
         capture_output=True,
         text=True,
