@@ -27,6 +27,7 @@ import re
 import secrets
 import signal
 import socket
+import ssl
 import threading
 import uuid
 from collections import Counter
@@ -261,6 +262,7 @@ class FakeEnable:
         port: int = 0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         signature: Signature = "HS256",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Make the fake Enable, and the key that signs its tokens, without starting it.
 
@@ -270,6 +272,7 @@ class FakeEnable:
             port: The port to serve on; 0 takes a free one.
             clock: Tells the time (UTC); tests wind it on instead of waiting.
             signature: Of the tokens: HS256 as in Enable's published examples, or RS256.
+            tls: The server's certificate, to be served by https; None for http.
         """
         self.token_lifetime = token_lifetime
         self.latency = timedelta(0)
@@ -277,6 +280,7 @@ class FakeEnable:
         self._clock = clock
         self._requested_port = port
         self._signature = signature
+        self._tls = tls
         self._key = _new_key(signature)
         self._server: BaseWSGIServer | None = None
         self._thread: threading.Thread | None = None
@@ -316,6 +320,7 @@ class FakeEnable:
                 self,
                 threaded=True,
                 request_handler=_QuietRequestHandler,
+                ssl_context=self._tls,
                 fd=listener.fileno(),
             )
         self._thread = threading.Thread(
@@ -352,7 +357,7 @@ class FakeEnable:
         server = self._server
         if server is None:
             raise RuntimeError("the fake Enable is not serving: enter its context first")
-        return f"http://{_HOST}:{server.port}"
+        return f"{'https' if self._tls else 'http'}://{_HOST}:{server.port}"
 
     @property
     def token_url(self) -> str:

@@ -12,6 +12,7 @@ from local.embedded import (
     keys,
     log_queries,
     names,
+    network,
     parameters,
     stack_events,
     transport,
@@ -30,6 +31,8 @@ def correct() -> None:
     log_queries.count_by_fields()
     names.differ_by_region()
     names.refuse_what_is_taken()
+    network.endpoints_belong_to_a_vpc()
+    network.functions_have_subnets()
     parameters.authorize_each_name()
     stack_events.have_distinct_times()
     transport.counts_as_encrypted()

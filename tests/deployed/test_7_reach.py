@@ -1,16 +1,25 @@
 """The documented deployments of the Reach parameters, each an update of one stack."""
 
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from secrets import token_hex
+from urllib.parse import urlsplit
 
 import pytest
 from botocore.credentials import Credentials
 
+from broker_cli.aws import Stack
+from broker_cli.verify.network import reach as reach_of_refresher
+from broker_cli.verify.result import Deployment, Failed, Passed, Result
 from local.broker_stack import STACK_NAME, BrokerStack
 from local.callers import create_user
+from local.embedded_aws import REGION
+from local.fake_enable import Client, FakeEnable
 from tests.deployed.conftest import Deployed
+from tests.faults.connect_proxy import HOST, Proxy, connect_proxy
+from tests.faults.fault_server import Certificates
 from tests.template.policy import Caller, Resolver, gets_in
 from tests.template.test_reach import documented
 from tests.template.test_template import template
@@ -148,3 +157,119 @@ def test_each_switch_goes_both_ways_in_a_deployed_stack(stack: BrokerStack):
             *(["CallerAccounts"] if "CallerAccounts" in step else []),
         }
     assert len(set(deployments)) == len(steps)
+
+
+AUTHORITIES = "/network/authorities"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A VPC with two subnets; the refresher runs there, behind a proxy."""
+
+    stack: BrokerStack
+    proxy: Proxy
+    enable: FakeEnable
+    vpc: str
+    subnets: tuple[str, ...]
+    group: str
+
+    @classmethod
+    def of(cls, stack: BrokerStack, proxy: Proxy, enable: FakeEnable) -> "Network":
+        ec2 = stack.administrator.client("ec2")
+        vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        made = [ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{n}.0/24") for n in (1, 2)]
+        group = ec2.create_security_group(GroupName="refresher", Description="443", VpcId=vpc)
+        subnets = tuple(answer["Subnet"]["SubnetId"] for answer in made)
+        return cls(stack, proxy, enable, vpc, subnets, group["GroupId"])
+
+    @property
+    def token_url(self) -> str:
+        """Where only the proxy leads."""
+        url = urlsplit(self.enable.token_url)
+        return url._replace(netloc=f"{HOST}:{url.port}").geturl()
+
+    def lead_out(self) -> None:
+        """Lead the subnets to a NAT gateway."""
+        ec2 = self.stack.administrator.client("ec2")
+        table = ec2.create_route_table(VpcId=self.vpc)["RouteTable"]["RouteTableId"]
+        gateway = ec2.create_nat_gateway(SubnetId=self.subnets[0])["NatGateway"]["NatGatewayId"]
+        ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=gateway)
+        for subnet in self.subnets:
+            ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
+
+    def add_endpoint(self, service: str) -> None:
+        """An interface endpoint that takes over the service's ordinary name."""
+        self.stack.administrator.client("ec2").create_vpc_endpoint(
+            VpcEndpointType="Interface",
+            VpcId=self.vpc,
+            ServiceName=f"com.amazonaws.{REGION}.{service}",
+            PrivateDnsEnabled=True,
+        )
+
+    def verified(self) -> Result:
+        """What `broker verify` finds of it."""
+        opened = Stack.open(self.stack.name, self.stack.administrator)
+        return reach_of_refresher(Deployment.of(opened))
+
+
+@pytest.fixture(scope="module")
+def behind_proxy(
+    stack: BrokerStack, enable_client: Client, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Network]:
+    folder = tmp_path_factory.mktemp("network")
+    certificates = Certificates(folder)
+    stack.administrator.client("ssm").put_parameter(
+        Name=AUTHORITIES, Type="String", Value=certificates.authority.read_text()
+    )
+    server = FakeEnable(enable_client, tls=certificates.context(host=HOST))
+    with connect_proxy(folder) as proxy, server as enable:
+        network = Network.of(stack, proxy, enable)
+        parameters = {
+            "TokenUrl": network.token_url,
+            "SubnetIds": ",".join(network.subnets),
+            "SecurityGroupIds": network.group,
+            "HttpsProxy": proxy.url,
+            "CaBundleParameter": AUTHORITIES,
+        }
+        update(stack, parameters)
+        yield network
+
+
+def test_refresher_renews_through_a_proxy_with_a_private_authority(
+    behind_proxy: Network, enable_client: Client
+):
+    stack, host = behind_proxy.stack, urlsplit(behind_proxy.token_url).netloc
+    rule = stack.resource("TokenRefresherFunctionSecretChanged")
+    stack.administrator.client("events").disable_rule(Name=rule)  # its run would be counted
+    stack.store_secret(enable_client)
+    renewed = stack.refresh({"grants": ["deals", "users"]})["grants"]
+    assert {grant["state"] for grant in renewed.values()} == {"renewed"}
+    assert len(behind_proxy.enable.token_requests) == 2
+    assert behind_proxy.proxy.connected() == [host] * 2
+
+
+def test_only_the_refresher_runs_in_the_subnets(behind_proxy: Network):
+    stack = behind_proxy.stack
+    functions = stack.administrator.client("lambda")
+    found = {
+        name: functions.get_function_configuration(FunctionName=stack.outputs[name])["VpcConfig"]
+        for name in ("RefreshFunctionName", "VendFunctionName")
+    }
+    assert found["VendFunctionName"]["SubnetIds"] == []
+    refresher = found["RefreshFunctionName"]
+    assert refresher["SubnetIds"] == [*behind_proxy.subnets]
+    assert refresher["SecurityGroupIds"] == [behind_proxy.group]
+    assert refresher["VpcId"] == behind_proxy.vpc
+
+
+def test_verify_looks_for_a_way_to_each_service_from_the_subnets(behind_proxy: Network):
+    services, both = "secretsmanager and ssm", ", ".join(sorted(behind_proxy.subnets))
+    closed = behind_proxy.verified()
+    assert isinstance(closed, Failed)
+    assert closed.found == f"no way to {services} from {both}: no endpoint, no NAT"
+    behind_proxy.lead_out()
+    assert behind_proxy.verified() == Passed(f"{services} through a NAT gateway")
+    behind_proxy.add_endpoint("ssm")
+    assert behind_proxy.verified() == Passed("secretsmanager through a NAT gateway")
+    behind_proxy.add_endpoint("secretsmanager")
+    assert behind_proxy.verified() == Passed(f"VPC endpoints for {services}")

@@ -1,22 +1,16 @@
 """Renewals through a real CONNECT proxy, with TLS and a private authority: proxy.py."""
 
-import contextlib
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from local.broker_stack import ROOT
+from tests.faults.connect_proxy import HOST, LOGIN, PASSWORD, Proxy, connect_proxy
 from tests.faults.fault_server import (
     ACCESS_TOKEN,
     Certificates,
@@ -31,50 +25,11 @@ from token_refresher.credentials import SecretVersion
 from token_refresher.enable.endpoint import TokenEndpoint
 from token_refresher.enable.http_client import HttpClient
 
-HOST = "enable.invalid"
-PASSWORD = "pa55word-of-the-proxy"
-LOGIN = f"broker:{PASSWORD}"
-
-
-@dataclass
-class Proxy:
-    """A running proxy.py."""
-
-    process: subprocess.Popen[bytes]
-    address: str = ""
-
-    def end(self) -> None:
-        """Kill it and its workers, which are a process group of their own."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
 
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[Proxy]:
-    file = tmp_path / "port"
-    options = {
-        "--hostname": "127.0.0.1",
-        "--port": "0",
-        "--port-file": str(file),
-        "--num-acceptors": "1",
-        "--num-workers": "1",
-        "--basic-auth": LOGIN,
-        "--plugins": "tests.faults.proxy_plugin.EveryHostIsHere",
-        "--data-dir": str(tmp_path / "data"),
-        "--log-level": "ERROR",
-    }
-    command = [sys.executable, "-m", "proxy", *(text for pair in options.items() for text in pair)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    proxy = Proxy(subprocess.Popen(command, cwd=ROOT, start_new_session=True, **quiet))
-    try:
-        while not (file.exists() and (port := file.read_text().strip())):
-            assert proxy.process.poll() is None
-            time.sleep(0.02)
-        proxy.address = f"127.0.0.1:{port}"
+    with connect_proxy(tmp_path) as proxy:
         yield proxy
-    finally:
-        proxy.end()
 
 
 @pytest.fixture
@@ -93,11 +48,14 @@ def enable(certificates: Certificates) -> Iterator[FaultServer]:
         yield server
 
 
+def endpoint_url(enable: FaultServer) -> str:
+    return f"https://{HOST}:{urlsplit(enable.url).port}/oauth2/token"
+
+
 @pytest.fixture
 def endpoint(enable: FaultServer, certificates: Certificates) -> TokenEndpoint:
-    url = f"https://{HOST}:{urlsplit(enable.url).port}/oauth2/token"
     http = HttpClient(authorities=certificates.authority.read_text)
-    return TokenEndpoint(url, http=http, sleep=lambda _seconds: None)
+    return TokenEndpoint(endpoint_url(enable), http=http, sleep=lambda _seconds: None)
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +63,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, proxy: Proxy) -> None:
     for name in ("https_proxy", "no_proxy", "SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", ".amazonaws.com")
-    monkeypatch.setenv("HTTPS_PROXY", f"http://{LOGIN}@{proxy.address}")
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
 
 
 def renew(endpoint: TokenEndpoint) -> str:
@@ -123,9 +81,12 @@ def fault(endpoint: TokenEndpoint, proxy: Proxy) -> TokenEndpointUnavailable:
     return caught.value
 
 
-def test_tokens_are_renewed_through_the_proxy(endpoint: TokenEndpoint, enable: FaultServer):
+def test_tokens_are_renewed_through_the_proxy(
+    endpoint: TokenEndpoint, enable: FaultServer, proxy: Proxy
+):
     assert [renew(endpoint) for _ in range(3)] == [ACCESS_TOKEN] * 3
     assert (enable.requests, enable.faults) == (3, [])
+    assert proxy.connected() == [urlsplit(endpoint_url(enable)).netloc] * 3
 
 
 def test_proxy_that_has_died_is_named(endpoint: TokenEndpoint, proxy: Proxy):

@@ -387,3 +387,51 @@ def test_request_is_not_denied_for_want_of_tls(corrected: Cloud, plain: Cloud):
         return error_of(writer.put_object, Bucket="encrypted-only", Key="x", Body=b"x")
 
     assert (result(plain), result(corrected)) == ("AccessDenied", "")
+
+
+# ── EC2 ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_endpoints_are_listed_by_vpc_and_with_their_private_names(corrected: Cloud, plain: Cloud):
+    def listed(cloud: Cloud) -> list[bool | None]:
+        """Of the endpoints of one of two VPCs, which have private names."""
+        ec2 = cloud.owner.client("ec2")
+        vpcs = [ec2.create_vpc(CidrBlock=f"10.{n}.0.0/16")["Vpc"]["VpcId"] for n in (1, 2)]
+        for vpc, has_names in ((vpcs[0], True), (vpcs[1], True), (vpcs[1], False)):
+            ec2.create_vpc_endpoint(
+                VpcEndpointType="Interface",
+                VpcId=vpc,
+                ServiceName=f"com.amazonaws.{REGION}.ssm",
+                PrivateDnsEnabled=has_names,
+            )
+        found = ec2.describe_vpc_endpoints(Filters=[{"Name": "vpc-id", "Values": vpcs[1:]}])
+        return [endpoint.get("PrivateDnsEnabled") for endpoint in found["VpcEndpoints"]]
+
+    assert listed(corrected) == [True, False]
+    assert listed(plain) == [None, None, None]
+
+
+def test_function_of_a_stack_keeps_its_subnets(corrected: Cloud, plain: Cloud):
+    def kept(cloud: Cloud) -> tuple[bool, bool] | None:
+        """Whether a function that a stack makes has its subnets, and the VPC that AWS adds."""
+        ec2 = cloud.owner.client("ec2")
+        vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24")["Subnet"]["SubnetId"]
+        function = {
+            "Type": "AWS::Lambda::Function",
+            "Properties": {
+                "FunctionName": "inside",
+                "Role": f"arn:aws:iam::{ACCOUNT}:role/r",
+                "Runtime": "python3.13",
+                "Handler": "index.handler",
+                "Code": {"ZipFile": "handler = print"},
+                "VpcConfig": {"SubnetIds": [subnet], "SecurityGroupIds": ["sg-12345678"]},
+            },
+        }
+        assert cloud.deploy("network", function)[0] == "CREATE_COMPLETE"
+        found = cloud.owner.client("lambda").get_function_configuration(FunctionName="inside")
+        config = found.get("VpcConfig")
+        return config and (config["SubnetIds"] == [subnet], config["VpcId"] == vpc)
+
+    assert kept(corrected) == (True, True)
+    assert kept(plain) is None
