@@ -94,4 +94,6 @@ def test_release_is_made_checked_and_verified_before_it_is_published():
     assert published[1] == "cd dist && sha256sum --check SHA256SUMS"
     assert published[2].startswith("actions/attest-build-provenance@")
     assert jobs["publish"]["needs"] == "build"
+    uses_node = [s for j in jobs.values() for s in j["steps"] if "setup-node@" in s.get("uses", "")]
+    assert [s["with"]["package-manager-cache"] for s in uses_node] == [False, False]
     assert jobs["pypi"]["needs"] == jobs["npm"]["needs"] == "publish"
