@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tests.deployed.conftest import LIFETIME, Deployed
 from tests.node_client import BUILT, NO_NODE, is_built
 
 BLOCK = re.compile(
-    r"<!-- runs(?P<how>[^\n]*) -->\n```(?P<kind>sh|python|js)\n(?P<code>.*?)```", re.DOTALL
+    r"<!-- runs(?P<how>[^\n]*) -->\n```(?P<kind>sh|python|js|go)\n(?P<code>.*?)```", re.DOTALL
 )
 
 
@@ -53,6 +54,14 @@ COMMANDS = {
     "sh": ["bash", "-e", "-c"],
     "python": [sys.executable, "-c"],
     "js": ["node", "--input-type=module", "-e"],
+    "go": ["go", "run"],
+}
+GO_PACKAGES = Path("/usr/share/gocode")
+NO_GO = "Debian's golang-go and golang-github-aws-aws-sdk-go-v2-dev are missing"
+GO = {
+    "GO111MODULE": "off",
+    "GOPATH": str(GO_PACKAGES),
+    "GOCACHE": str(Path.home() / ".cache/go-build"),  # else the SDK is compiled again, for 10 s
 }
 EXAMPLES = [example for page in PAGES for example in _examples(page)]
 
@@ -83,8 +92,12 @@ def run(deployed: Deployed, example: Example, caller: str, folder: Path) -> tupl
     if example.kind == "js":
         (folder / "node_modules").mkdir()
         (folder / "node_modules/enable-broker-client").symlink_to(BUILT)
+    code = example.code
+    if example.kind == "go":
+        (folder / "main.go").write_text(code)
+        environ, code = environ | GO, "main.go"
     ended = subprocess.run(
-        [*COMMANDS[example.kind], example.code],
+        [*COMMANDS[example.kind], code],
         env=environ,
         cwd=folder,
         stdin=subprocess.DEVNULL,
@@ -96,10 +109,15 @@ def run(deployed: Deployed, example: Example, caller: str, folder: Path) -> tupl
     return ended.returncode, ended.stdout, ended.stderr
 
 
+def has_go_sdk() -> bool:
+    return (GO_PACKAGES / "src/github.com/aws/aws-sdk-go-v2/config").is_dir()
+
+
 def test_pages_have_examples_that_run():
     kinds = [(example.page, example.kind) for example in EXAMPLES]
     assert kinds.count(("docs/callers.md", "python")) >= 4
     assert kinds.count(("docs/callers.md", "sh")) >= 3
+    assert ("docs/callers.md", "go") in kinds
     assert ("README.md", "python") in kinds
     assert ("clients/node/README.md", "js") in kinds
     marked = sum((ROOT / page).read_text(encoding="utf-8").count("<!-- runs") for page in PAGES)
@@ -117,9 +135,11 @@ def test_first_call_takes_no_more_than_ten_lines():
 def test_example_works_as_it_stands(renewed: Deployed, tmp_path: Path, example: Example):
     if example.kind == "js" and not is_built():
         pytest.skip(NO_NODE)
+    if example.kind == "go" and not (shutil.which("go") and has_go_sdk()):
+        pytest.skip(NO_GO)
     code, output, errors = run(renewed, example, example.caller, tmp_path)
     assert code == 0, errors
-    if example.kind == "sh":
+    if example.kind in {"sh", "go"}:
         response = json.loads(output)
         assert response.keys() & {"access_token", "grants", "data"}, response
     else:
