@@ -1,5 +1,6 @@
 """What each call of a client gave and how long it took, against what the broker promises."""
 
+import math
 import threading
 import time
 from collections import Counter
@@ -35,25 +36,39 @@ class Machine:
 class World:
     """The clocks of one process: real ones, and what the case does to them.
 
+    A client that reads no clock between two events cannot tell them apart: on a slow machine the
+    second one waits until the client has seen the first.
+
     Attributes:
         started_at: by the monotonic clock.
+        seen: seconds after the start until which the client has seen the events.
     """
 
     condition: Condition
     started_at: float = field(default_factory=time.monotonic)
+    seen: float = 0.0
 
     def wall(self) -> float:
         """The wall clock, as the client reads it."""
-        return time.time() + sum(seconds for _, seconds in self._past(("wall", "sleep")))
+        after = self._after()
+        shift = sum(seconds for _, seconds in self._past(("wall", "sleep"), after))
+        self.seen = max(self.seen, after)
+        return time.time() + shift
 
     def slept(self) -> float:
         """Seconds that the machine has slept."""
-        return sum(seconds for _, seconds in self._past(("sleep",)))
+        return sum(seconds for _, seconds in self._past(("sleep",), self._after()))
 
-    def _past(self, kinds: tuple[str, ...]) -> list[tuple[float, float]]:
-        after = time.monotonic() - self.started_at
+    def _past(self, kinds: tuple[str, ...], after: float) -> list[tuple[float, float]]:
         events = (event for kind in kinds for event in self.condition.times(f"{kind}_seconds"))
         return [(at, seconds) for at, seconds in events if at <= after]
+
+    def _after(self) -> float:
+        """Seconds after the start, held before the second event that the client has not seen."""
+        after = time.monotonic() - self.started_at
+        times = (self.condition.times(f"{kind}_seconds") for kind in ("wall", "sleep"))
+        unseen = sorted(at for events in times for at, _ in events if self.seen < at <= after)
+        return math.nextafter(unseen[1], 0.0) if len(unseen) > 1 else after
 
 
 @dataclass

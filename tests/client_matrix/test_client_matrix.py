@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,15 @@ def test_judge_sees_a_call_beyond_its_budget():
     with judge.call("deals"):
         judge.machine.lost -= 2.6  # as if the call had taken that much longer
     assert len(judge.violations) == 1
+
+
+def test_event_waits_until_the_client_has_seen_the_one_before():
+    world = World(CONDITIONS["clock set back"])
+    world.started_at -= 2.0  # set back at 0.5 s, asleep at 1.5 s: both before the first look
+    assert world.slept() == 0.0
+    assert world.wall() - time.time() == pytest.approx(-3600, abs=60)
+    assert world.slept() == 3000.0
+    assert world.wall() - time.time() == pytest.approx(-600, abs=60)
 
 
 def test_cases_are_data_for_clients_in_any_language():
