@@ -110,17 +110,17 @@ def _values(backoff: Backoff) -> list[object]:
 
 
 def _moment(value: object) -> datetime:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError("not a time")
+    if not isinstance(value, int | float):
+        raise TypeError
     return datetime.fromtimestamp(value, UTC)
 
 
 def _backoff(values: list[object]) -> Backoff:
     reason, failures, until, key = values
     if not (isinstance(reason, str) and isinstance(key, str) and isinstance(failures, int)):
-        raise TypeError("not a backoff")
+        raise TypeError
     if not (_WORD.fullmatch(reason) and _WORD.fullmatch(key) and 0 <= failures <= _MAX_FAILURES):
-        raise ValueError("not a backoff")
+        raise ValueError
     return Backoff(reason=reason, failures=failures, until=_moment(until), key=key)
 
 

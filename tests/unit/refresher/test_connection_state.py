@@ -250,26 +250,33 @@ def test_lease_is_the_first_writer_s_and_the_result_of_a_run_that_has_ended_stan
         assert states.now().is_leased(NOW)
 
 
-def write_twice(states: FakeStates) -> Callable[[ConnectionState], None]:
-    """A lost response: botocore writes again."""
+def write_twice(
+    states: FakeStates, between: list[ConnectionState]
+) -> Callable[[ConnectionState], None]:
+    """A lost response: botocore writes again, maybe after other runs."""
 
     def write(state: ConnectionState) -> None:
         states.on_write = lambda _state: None
-        states.put(state)
+        for written in [state, *between]:
+            states.put(written)
 
     return write
 
 
-@pytest.mark.parametrize(("others", "is_ours"), [([], True), ([by("other")], False)])
+@pytest.mark.parametrize(
+    ("before", "between", "is_ours"),
+    [([], [], True), ([by("other")], [], False), ([], [by("other")], True)],
+)
 def test_lease_that_is_written_twice_is_decided_by_its_owner(
-    others: list[ConnectionState],
+    before: list[ConnectionState],
+    between: list[ConnectionState],
     is_ours: bool,  # noqa: FBT001
 ) -> None:
     states = FakeStates()
     seen = states.read("default")
-    for state in others:
+    for state in before:
         states.put(state)
-    states.on_write = write_twice(states)
+    states.on_write = write_twice(states, between)
     assert states.acquire("default", seen, NOW) is is_ours
 
 
