@@ -43,11 +43,8 @@ class GrantSnapshot:
 
     def replaces(self, policy: Policy) -> Replaces:
         """Which stored token a new one replaces."""
-        match self.renew_reason:
-            case RenewReason.REJECTED if policy.replaces is not Replaces.ANY:
-                return Replaces.ANY_OTHER
-            case RenewReason.CORRUPT:
-                return Replaces.ANY
+        if self.renew_reason is RenewReason.REJECTED and policy.replaces is not Replaces.ANY:
+            return Replaces.ANY_OTHER
         return policy.replaces
 
     def outcome(self, state: State, *, token: StoredToken | None = None) -> Outcome:

@@ -169,7 +169,10 @@ def test_unreadable_token_is_requested_again_and_overwritten(
     broker.store.faults["deals"] = fault
     outcomes = broker.run()
     assert states(outcomes) == {"deals": "renewed", "activity": "not_due", "users": "not_due"}
-    assert outcomes["deals"].reason == "unreadable_parameter"
+    renewed = outcomes["deals"]
+    assert renewed.renew_reason is RenewReason.UNREADABLE
+    assert renewed.reason == "unreadable_parameter"
+    assert "GetParameter was refused by AWS" in renewed.cause
     assert broker.store.tokens["deals"].access_token == "new-token-for-read:deals"
     del broker.store.faults["deals"]
     assert states(broker.run())["deals"] == "not_due"
@@ -230,7 +233,9 @@ def test_unreadable_token_of_a_grant_that_enable_refuses_fails_for_that_cause(
     broker.store.faults["deals"] = UNREADABLE[0]
     broker.endpoint.responses["read:deals"] = rejection("invalid_scope")
     assert broker.run()["deals"].reason == "invalid_scope"
-    assert broker.run()["deals"].state is State.WAITING
+    waiting = broker.run()["deals"]
+    assert waiting.state is State.WAITING
+    assert waiting.cause.startswith("refused before (invalid_scope); ")
 
 
 def test_force_renews_what_is_not_due(broker: Broker) -> None:
