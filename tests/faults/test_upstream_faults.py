@@ -95,7 +95,7 @@ class MemoryStore:
         *,
         seen: Stored,
         is_restored: Callable[[StoredToken, StoredToken], bool],
-    ) -> Stored:
+    ) -> StoredToken:
         assert seen == self.tokens.get(grant) or callable(is_restored)
         self.tokens[grant] = token
         return token

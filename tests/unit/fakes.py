@@ -295,7 +295,7 @@ class FakeStore:
         *,
         seen: Stored,
         is_restored: Callable[[StoredToken, StoredToken], bool],
-    ) -> Stored:
+    ) -> StoredToken | Blocked:
         assert seen == self.tokens.get(grant) or not isinstance(seen, StoredToken)
         self.replaced[grant] = seen
         if grant in self.blocked_meanwhile:

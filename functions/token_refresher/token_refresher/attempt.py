@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from token_broker.errors import TokenEndpointError
-from token_broker.models import Blocked, Stored, StoredToken, Unreadable
+from token_broker.models import Blocked, StoredToken, Unreadable
 from token_refresher.connection_backoffs import Refused
 from token_refresher.credentials import CURRENT
 from token_refresher.dependencies import Dependencies, Secret
@@ -45,8 +45,10 @@ def _store(
 ) -> Outcome:
     """Store a token, unless what is stored is as good."""
     replaces = grant.replaces(policy)
-    stored: Stored = grant.token
-    if grant.token is None or replaces.is_replaced(grant.token, token):
+    stored: StoredToken | Blocked
+    if grant.token and not replaces.is_replaced(grant.token, token):
+        stored = grant.token
+    else:
         try:
             stored = deps.store.replace(
                 grant.name, token, seen=grant.stored, is_restored=replaces.is_restored
@@ -56,9 +58,8 @@ def _store(
     if isinstance(stored, Blocked):
         return grant.blocked(stored)
     state = State.RENEWED if stored == token else State.UNCHANGED
-    kept = stored if isinstance(stored, StoredToken) else token
     stage = "" if secret.stage == CURRENT else secret.stage
-    return replace(grant.outcome(state, token=kept), secret_stage=stage)
+    return replace(grant.outcome(state, token=stored), secret_stage=stage)
 
 
 def _not_stored(grant: GrantSnapshot, error: Exception, deps: Dependencies) -> Outcome:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from token_broker.models import Stored, StoredToken
+from token_broker.models import Blocked, Stored, StoredToken
 from token_refresher.connection_state import ConnectionState
 from token_refresher.enable.models import Issued, TokenRequest
 from token_refresher.parameter_reader import Reading
@@ -39,7 +39,7 @@ class TokenStore(Protocol):
         *,
         seen: Stored,
         is_restored: Callable[[StoredToken, StoredToken], bool],
-    ) -> Stored:
+    ) -> StoredToken | Blocked:
         """Store a token; what is stored now."""
 
 

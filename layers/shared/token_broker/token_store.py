@@ -108,7 +108,7 @@ class ParameterTokenStore:
         *,
         seen: Stored,
         is_restored: Callable[[StoredToken, StoredToken], bool],
-    ) -> Stored:
+    ) -> StoredToken | Blocked:
         """Store a token, unless another run or an operator has meanwhile stored what stays.
 
         The versions between `seen` and this write tell what this write has overwritten
