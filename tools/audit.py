@@ -96,13 +96,23 @@ def cloudsplaining(template: dict[str, Any]) -> Iterator[Finding]:
     for role, resource in template["Resources"].items():
         if resource["Type"] != "AWS::IAM::Role":
             continue
-        for policy in resource["Properties"]["Policies"]:
+        for policy in every_policy(resource["Properties"]["Policies"]):
             document = json.dumps(_as_text(policy["PolicyDocument"]))
             found = json.loads(_run("python", "-c", CLOUDSPLAINING, stdin=document))
             for rule, report in found.items():
                 if isinstance(report, dict):
                     for action in report["findings"]:
                         yield Finding(tool="cloudsplaining", rule=rule, where=f"{role} {action}")
+
+
+def every_policy(policies: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A role's policies, with those of a condition whichever way it turns out."""
+    for policy in policies:
+        match policy:
+            case {"Fn::If": [_, *branches]}:
+                yield from every_policy(branches)
+            case {"PolicyDocument": _}:
+                yield policy
 
 
 def _as_text(value: object) -> object:

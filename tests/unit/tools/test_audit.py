@@ -65,6 +65,15 @@ def test_cfn_lint_at_its_strictest_tells_more_than_errors():
     assert {(f.rule, f.where) for f in found} >= {("I3011", "Group"), ("W2001", "Unused")}
 
 
+def test_policies_of_a_condition_are_looked_at_whichever_way_it_turns_out():
+    first, second, third = ({"PolicyName": name, "PolicyDocument": {}} for name in "abc")
+    nothing = {"Ref": "AWS::NoValue"}
+    conditional = {"Fn::If": ["One", second, {"Fn::If": ["Two", third, nothing]}]}
+    assert list(audit.every_policy([first, conditional])) == [first, second, third]
+    refresher = transformed()["Resources"]["TokenRefresherRole"]["Properties"]["Policies"]
+    assert len(list(audit.every_policy(refresher))) == len(refresher) == 3
+
+
 def test_mirror_without_vulnerabilities_is_not_taken_for_clean_pins(
     monkeypatch: pytest.MonkeyPatch,
 ):
