@@ -103,7 +103,7 @@ def run(deployed: Deployed, example: Example, caller: str, folder: Path) -> tupl
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,  # go compiles the SDK once
         check=False,
     )
     return ended.returncode, ended.stdout, ended.stderr
