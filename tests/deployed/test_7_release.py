@@ -194,7 +194,6 @@ def synthesise(dist: Path, out: Path, **properties: str) -> str:
         [CDK / "bin/python", ROOT / "iac/cdk/check.py", dist, out, *given],
         env=os.environ
         | {
-            "PYTHONPATH": str(ROOT / "iac/cdk"),
             "CDK_VALIDATION": "false",  # eight seconds of rules; the deployment shows more
         },
         capture_output=True,
