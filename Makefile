@@ -143,7 +143,7 @@ acceptance: .venv/.installed ## Stacks' whole life in a test account, removed at
 
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf .venv .venv-audit .venv-cdk .venv-mutants .uv .node dist .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-audit .venv-cdk .venv-mutants .uv .node .go dist .aws-sam .local .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 .PHONY: help
 help:

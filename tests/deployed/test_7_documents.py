@@ -61,7 +61,7 @@ NO_GO = "Debian's golang-go and golang-github-aws-aws-sdk-go-v2-dev are missing"
 GO = {
     "GO111MODULE": "off",
     "GOPATH": str(GO_PACKAGES),
-    "GOCACHE": str(Path.home() / ".cache/go-build"),  # else the SDK is compiled again, for 10 s
+    "GOCACHE": str(ROOT / ".go"),  # else the SDK is compiled again, for 10 s
 }
 EXAMPLES = [example for page in PAGES for example in _examples(page)]
 
