@@ -1,6 +1,7 @@
 """One deployment of the very template for the whole run, with some grants more."""
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -92,11 +93,30 @@ def build_once(stack: BrokerStack, shared: Path) -> None:
         built = shared / "sam-build"
         if not built.exists():
             stack.build()
+            pack(stack.build_folder, stack.source)
             shutil.copytree(stack.build_folder, built)
             return
     shutil.copytree(built, stack.build_folder)
     grants = stack.source / "layers/grants/grants.toml"
     shutil.copy(grants, stack.build_folder / "GrantsLayer/python")
+
+
+def pack(build: Path, source: Path) -> None:
+    """Do once what each `sam deploy` of a build does: zip what is large, and read YAML.
+
+    `make up` and `make demo` deploy what `sam build` leaves.
+    """
+    from samcli.lib.package.utils import make_zip_with_lambda_permissions  # noqa: PLC0415
+    from samcli.yamlhelper import yaml_parse  # noqa: PLC0415
+
+    file = build / "template.yaml"
+    template = yaml_parse(file.read_text(encoding="utf-8"))
+    for artifact, uri in {"SharedLayer": "ContentUri", "TokenRefresherFunction": "CodeUri"}.items():
+        make_zip_with_lambda_permissions(build / artifact, build / artifact)
+        template["Resources"][artifact]["Properties"][uri] = f"{artifact}.zip"
+    application = template["Metadata"]["AWS::ServerlessRepo::Application"]
+    application |= {"LicenseUrl": f"{source}/LICENSE", "ReadmeUrl": f"{source}/README.md"}
+    file.write_text(json.dumps(template, indent=1), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

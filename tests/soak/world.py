@@ -185,7 +185,7 @@ def _copy_build(built: Path, stack: BrokerStack) -> None:
     grants = stack.source / "layers/grants/grants.toml"
     shutil.copy(grants, stack.build_folder / "GrantsLayer/python/grants.toml")
     template = stack.build_folder / "template.yaml"
-    theirs = re.compile(r"\S+/(LICENSE|README\.md)$", re.MULTILINE)
+    theirs = re.compile(r"[^\s\"]+/(LICENSE|README\.md)\b")
     text = theirs.sub(rf"{stack.source}/\1", template.read_text())
     template.write_text(text)
 
