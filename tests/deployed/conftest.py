@@ -156,6 +156,13 @@ def deployed(
         assert leaks(all_places(stack, source), secrets) == set()
 
 
+def end_schedules(stack: BrokerStack) -> None:
+    """Start no run of an account whose tests are over; its logs stay for the search for secrets."""
+    scheduler = stack.administrator.client("scheduler")
+    for schedule in scheduler.list_schedules()["Schedules"]:
+        scheduler.delete_schedule(Name=schedule["Name"])
+
+
 @dataclass(frozen=True)
 class BeforeTheSecret:
     """What a deployment without a secret returned.

@@ -25,7 +25,13 @@ from local.broker_stack import STACK_NAME, BrokerStack, wait_until
 from local.callers import create_role
 from local.embedded_aws import REGION
 from local.fake_enable import Client, FakeEnable
-from tests.deployed.conftest import FULL_RUN_ACCOUNT, STANDARD_GRANTS, UAT_CLIENT, Deployed
+from tests.deployed.conftest import (
+    FULL_RUN_ACCOUNT,
+    STANDARD_GRANTS,
+    UAT_CLIENT,
+    Deployed,
+    end_schedules,
+)
 from tests.deployed.leaks import all_places, leaks, log_groups
 from tests.template.policy import Call, allows, matches
 from tests.template.test_template import transformed
@@ -380,6 +386,7 @@ def run(deployed: Deployed) -> Iterator[FullRun]:
             *what_was_needed(stack),
             role_policies(stack),
         )
+        end_schedules(stack)
 
 
 def what_was_needed(

@@ -14,7 +14,7 @@ from broker_cli.main import app
 from local.broker_stack import BrokerStack, wait_until
 from local.callers import create_user
 from local.fake_enable import Client, FakeEnable
-from tests.deployed.conftest import Deployed
+from tests.deployed.conftest import Deployed, end_schedules
 
 ACCOUNT = "333344445555"
 GRANTS = ("deals", "activity", "users", "reporting")
@@ -47,6 +47,7 @@ def account(deployed: Deployed, enable_client: Client) -> Iterator[Account]:
         account.begin(dev)
         account.begin(prod)
         yield account
+        end_schedules(prod)
 
 
 def are_stored(stack: BrokerStack) -> bool:
