@@ -1,15 +1,12 @@
 """Every fault of AWS: the real boto3 client, the embedded AWS, and a fault proxy between them."""
 
 import json
-import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -20,8 +17,10 @@ import urllib3
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.config import Config
 
+from local.broker_stack import ROOT
 from local.embedded_aws import REGION, EmbeddedAws, free_port
 from tests.conftest import NASTY_SECRET
+from tests.fault_proxy import command
 from tests.faults.conftest import (
     GRANT,
     OLD_TOKEN,
@@ -89,11 +88,10 @@ class FaultProxy:
 
 @pytest.fixture(scope="session")
 def fault_proxy(embedded_aws: EmbeddedAws) -> Iterator[FaultProxy]:
-    command = shutil.which("microburst", path=Path(sys.executable).parent)
-    assert command, "microburst is not installed: make .venv/.installed"
     port = free_port()
     process = subprocess.Popen(
-        [command, "--upstream", embedded_aws.endpoint_url, "--port", str(port)],
+        command(embedded_aws.endpoint_url, port),
+        cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from local.broker_stack import ROOT, BrokerStack
 from local.callers import create_role, create_user
 from local.embedded_aws import ACCOUNT, EmbeddedAws, free_port
 from local.fake_enable import Client
+from tests import fault_proxy
 from tests.soak.enable import Enable
 from tests.soak.record import Record
 
@@ -50,13 +50,12 @@ class FaultProxy:
     """microburst between one function's AWS clients and the embedded AWS."""
 
     def __init__(self, upstream: str) -> None:
-        self.url = f"http://127.0.0.1:{free_port()}"
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
         self._pool = urllib3.PoolManager(retries=False, timeout=60.0)
-        command = shutil.which("microburst", path=Path(sys.executable).parent)
-        if not command:
-            raise FileNotFoundError("microburst is not installed: make .venv/.installed")
         self._process = subprocess.Popen(
-            [command, "--upstream", upstream, "--port", self.url.rpartition(":")[2]],
+            fault_proxy.command(upstream, port),
+            cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
