@@ -1,6 +1,7 @@
 """The properties while refresh runs and an operator interleave, and when all of them have ended."""
 
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Final
 
 from tests.interleavings.explorer import Disturbance, Scenario, State
@@ -17,6 +18,10 @@ HARMLESS: Final = {Disturbance.BLOCK, Disturbance.REPEAT}
 """These cost no request."""
 
 REPLACES_ANY: Final = {Trigger.FORCED, Trigger.REJECTED}
+
+READ: Final = cache(stored_state)
+READ_CONNECTION: Final = cache(ConnectionState.from_json)
+"""Many thousands of states have few different values."""
 
 
 def in_each_state(scenario: Scenario, state: State) -> list[str]:
@@ -53,7 +58,7 @@ def _faults_of_token(scenario: Scenario, state: State, name: str) -> list[str]:
 def _faults_of_choice(
     scenario: Scenario, state: State, name: str, stored: StoredToken
 ) -> list[str]:
-    ever = [stored_state(text, 0) for text in state.parameters.ever(f"{PREFIX}/{name}")]
+    ever = [READ(text, 0) for text in state.parameters.ever(f"{PREFIX}/{name}")]
     tokens = [token for token in ever if isinstance(token, StoredToken)]
     issued = [token for token in tokens if token.secret_version == "v2"]
     if issued and stored not in issued and not state.has_happened(*INTERRUPTED):
@@ -150,9 +155,9 @@ def _is_block_read(parameters: Parameters, name: str) -> bool:
 def _stored(parameters: Parameters, name: str) -> Stored:
     """The parameter's own value."""
     found = parameters.get(f"{PREFIX}/{name}")
-    return None if found == NOT_FOUND else stored_state(found[0], int(found[1]))
+    return None if found == NOT_FOUND else READ(found[0], int(found[1]))
 
 
 def _connection_state(parameters: Parameters) -> ConnectionState:
     found = parameters.get(CONNECTION)
-    return ConnectionState() if found == NOT_FOUND else ConnectionState.from_json(found[0])
+    return ConnectionState() if found == NOT_FOUND else READ_CONNECTION(found[0])
