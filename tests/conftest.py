@@ -2,8 +2,11 @@
 
 import signal
 from collections.abc import Iterator
+from unittest.mock import patch
 
+import botocore.session
 import pytest
+from botocore.loaders import create_loader
 
 from local.embedded_aws import EmbeddedAws
 from local.fake_enable import Client, FakeEnable
@@ -55,6 +58,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_by_chance = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
         if is_by_chance or item.path.parent.name in UNCOVERED:
             item.add_marker("no_cover")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_loader() -> Iterator[None]:
+    """Read each of botocore's service models once in a process, not once in each session.
+
+    Each `broker` command that a test runs in its own process begins a session.
+    """
+    loader = create_loader()
+    with patch.object(botocore.session, "create_loader", lambda _path: loader):
+        yield
 
 
 @pytest.fixture(scope="session")
