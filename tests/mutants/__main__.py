@@ -52,7 +52,7 @@ MODULES: Final = {
     "token_broker.models": ("layer/test_models", "layer/test_token_store"),
     "token_broker.settings": ("layer/test_settings",),
     "token_broker.token_store": ("layer/test_token_store",),
-    "token_broker.versions": ("layer/test_token_store", "refresher/test_connection_state"),
+    "token_broker.versions": ("layer/test_versions",),
     "token_vendor.api_event": ("vendor/test_api_event", "vendor/test_app"),
     "token_vendor.audit_record": ("vendor/test_audit_record", "vendor/test_app"),
     "token_vendor.vend": ("vendor/test_vend", "vendor/test_app"),

@@ -464,11 +464,12 @@ def test_retry_after_is_honoured_by_the_whole_connection_and_by_later_runs(
     assert empty.states.backoff_of() is None
 
 
+@pytest.mark.parametrize("reason", ["http_403", "invalid_grant"])
 @pytest.mark.parametrize(("requested", "waited"), [(5.7, 55), (300.5, 300.5), (3600, 900)])
-def test_retry_after_of_a_refusal_lengthens_the_grants_backoff(
-    empty: Broker, requested: float, waited: float
+def test_retry_after_of_a_refusal_lengthens_the_backoff(
+    empty: Broker, requested: float, waited: float, reason: str
 ) -> None:
-    refusal = rejection("http_403")
+    refusal = rejection(reason)
     refusal.retry_after = seconds(requested)
     empty.endpoint.responses["read:deals"] = refusal
     assert empty.run(DEALS)["deals"].retry_at == NOW + seconds(waited)
@@ -476,6 +477,15 @@ def test_retry_after_of_a_refusal_lengthens_the_grants_backoff(
     assert states(empty.run(DEALS)) == {"deals": "waiting"}
     empty.clock.wind(0.5)
     assert states(empty.run(DEALS)) == {"deals": "failed"}
+
+
+def test_grants_without_a_response_are_remembered_until_they_get_one(empty: Broker) -> None:
+    empty.endpoint.responses |= {"read:deals": busy(None), "read:users": busy(None)}
+    empty.run()
+    assert empty.states.now().unanswered == {"deals", "users"}
+    del empty.endpoint.responses["read:deals"]
+    empty.run()
+    assert empty.states.now().unanswered == {"users"}
 
 
 def test_retry_after_of_the_first_grant_spares_enable_the_others(empty: Broker) -> None:

@@ -27,7 +27,8 @@ EXP_IN_AN_HOUR = int(NOW.timestamp()) + 3600
 )
 def test_usable_response_becomes_the_token_to_store(granted: TokenResponse, left: float) -> None:
     issued = Issued(response=granted, requested_at=NOW + seconds(0.5), attempts=1)
-    token = accept(issued, scope=("a", "b"), now=NOW + seconds(0.5))
+    token = accept(issued, scope=("a", "b"), now=NOW + seconds(0.5), secret_version="v1")
+    assert token.secret_version == "v1"
     half_a_second = 0 if "." in granted.access_token else 0.5
     assert token.issued_at == NOW
     assert token.expires_at == NOW + seconds(int(left + half_a_second))
