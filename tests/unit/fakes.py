@@ -450,6 +450,7 @@ class Broker:
     refresh_ahead: timedelta = timedelta(minutes=10)
     parallelism: int = 8
     on_pause: Callable[[], object] = lambda: None
+    jitter: float = 0
     monotonic: Callable[[], float] = time.monotonic
     threads: Callable[[int], Executor] = ThreadPoolExecutor
 
@@ -476,7 +477,7 @@ class Broker:
             now=self.clock,
             monotonic=self.monotonic,
             pause=self.pause,
-            jitter=lambda: 0,
+            jitter=lambda: self.jitter,
             threads=self.threads,
         )
 

@@ -157,7 +157,6 @@ class Attempts:
         Returns:
             Whether there is one; None if the time ends before.
         """
-        current = self._secret
         for fallback in self._fallbacks:
             if self._deps.time_left() < TIME_TO_RENEW:
                 return None
@@ -168,7 +167,6 @@ class Attempts:
                     return True
                 case Refused(error):
                     self._made[probe.name] += error.attempts
-        self._secret = current
         return False
 
     def _attempt(self, grant: GrantSnapshot) -> Result:

@@ -479,6 +479,13 @@ def test_retry_after_of_a_refusal_lengthens_the_backoff(
     assert states(empty.run(DEALS)) == {"deals": "failed"}
 
 
+def test_waits_between_the_attempts_of_a_run_double(empty: Broker) -> None:
+    empty.jitter = 1
+    empty.endpoint.responses["read:deals"] = busy(None)
+    assert empty.run(DEALS)["deals"].attempts == 4
+    assert empty.clock() - NOW == seconds(0.25 + 0.5 + 1)
+
+
 def test_grants_without_a_response_are_remembered_until_they_get_one(empty: Broker) -> None:
     empty.endpoint.responses |= {"read:deals": busy(None), "read:users": busy(None)}
     empty.run()
