@@ -176,7 +176,7 @@ def rows(counts: Sequence[int], runs: int) -> list[Row]:
         Row.at_most(
             f"processor time of a grant, {most.grants} against {least.grants}",
             growth,
-            1.2,
+            1.6,
             "×",
             f"{most.cpu_milliseconds:.1f} ms : {least.cpu_milliseconds:.1f} ms",
         ),
