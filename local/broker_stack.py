@@ -18,6 +18,8 @@ from local.embedded_aws import ACCOUNT, REGION, EmbeddedAws
 from tools.sam import run_sam
 
 if TYPE_CHECKING:
+    from types_boto3_ssm import SSMClient
+
     from local.fake_enable import Client
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -167,12 +169,17 @@ class BrokerStack:
 
     def stored_since(self, grant: str) -> datetime | None:
         """When the stored token of a grant was last written; reads no token."""
-        found = self.administrator.client("ssm").describe_parameters(
+        found = self._parameter_store.describe_parameters(
             ParameterFilters=[
                 {"Key": "Name", "Values": [f"{self.outputs['TokenParameterPrefix']}/{grant}"]}
             ]
         )["Parameters"]
         return found[0]["LastModifiedDate"] if found else None
+
+    @cached_property
+    def _parameter_store(self) -> "SSMClient":
+        """One client for all looks of a wait: making one takes 10 ms."""
+        return self.administrator.client("ssm")
 
     def function_credentials(self, function_name: str) -> Credentials:
         """A session of the very role that a function runs as."""
