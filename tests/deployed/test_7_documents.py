@@ -15,7 +15,7 @@ import pytest
 from local.broker_stack import ROOT
 from local.callers import create_user
 from local.embedded_aws import REGION
-from tests.deployed.conftest import LIFETIME, Deployed
+from tests.deployed.conftest import Deployed
 from tests.node_client import BUILT, NO_NODE, is_built
 
 BLOCK = re.compile(
@@ -144,7 +144,7 @@ def test_example_works_as_it_stands(renewed: Deployed, tmp_path: Path, example: 
         assert response.keys() & {"access_token", "grants", "data"}, response
     else:
         from_enable = "Roof tiles" in output or "'type': 'earnings'" in output
-        assert from_enable or 0 < int(output) <= LIFETIME.seconds
+        assert from_enable or int(output) > 0  # seconds left, of a token of any lifetime
 
 
 def test_example_fails_for_a_caller_that_iam_does_not_allow(renewed: Deployed, tmp_path: Path):
