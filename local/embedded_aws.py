@@ -19,7 +19,10 @@ from botocore.credentials import Credentials
 
 REGION: Final = "eu-west-1"
 ACCOUNT: Final = "111122223333"
-START_TIMEOUT_SECONDS: Final = 30.0
+START_TIMEOUT_SECONDS: Final = 240.0
+"""Ends the wait for a server that hangs. One that cannot start ends by itself, which is seen at
+once; how long a start takes is for the machine and its other work to say."""
+
 STOP_TIMEOUT_SECONDS: Final = 10.0
 
 

@@ -13,6 +13,9 @@ from tests.client_matrix.cases import BUDGET, LIFETIME, Condition
 
 _TICK_SECONDS = 0.02
 
+TOO_SLOW = "on a machine too slow to tell"
+"""How a call without a token is counted during which the machine took a fifth of its budget."""
+
 
 class Machine:
     """How much time the machine, not the client, takes: the lateness of a thread that sleeps."""
@@ -80,6 +83,7 @@ class Judge:
     counts: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     longest: float = 0.0
+    created_at: float = field(default_factory=time.monotonic)
 
     @contextmanager
     def call(self, grant: str, budgets: int = 1) -> Iterator[list[str]]:
@@ -90,18 +94,20 @@ class Judge:
         try:
             yield got
         except Exception as error:
-            self._fail(grant, error)
-        took = time.monotonic() - began - (self.machine.lost - lost)
+            self._fail(grant, error, self.machine.lost - lost)
+        lost = self.machine.lost - lost
+        took = time.monotonic() - began - lost
         self.longest = max(self.longest, took / budgets)
-        if took > budgets * (BUDGET + 1):
+        if took > budgets * (BUDGET + 1) and lost <= BUDGET / 5:
             self.violations.append(f"{grant}: a call took {took:.2f} s")
         for token in got:
             self.counts["tokens"] += 1
             self._check(grant, token, began + slept)
 
-    def _fail(self, grant: str, error: Exception) -> None:
-        self.counts[type(error).__name__] += 1
-        if type(error).__name__ != "NoTokenInTime":
+    def _fail(self, grant: str, error: Exception, lost: float) -> None:
+        name = type(error).__name__
+        self.counts[TOO_SLOW if name == "NoTokenInTime" and lost > BUDGET / 5 else name] += 1
+        if name != "NoTokenInTime":
             self.violations.append(f"{grant}: {error!r}")
 
     def _check(self, grant: str, token: str, now: float) -> None:
@@ -113,7 +119,8 @@ class Judge:
 
     def result(self) -> dict[str, Any]:
         """What a process hands on to the one that started it."""
-        if not self.counts["tokens"]:
+        had_time = time.monotonic() - self.created_at - self.machine.lost > 1.0
+        if had_time and not self.counts["tokens"] and not self.counts[TOO_SLOW]:
             self.violations.append("a process got no token")
         return {
             "counts": dict(self.counts),

@@ -10,7 +10,7 @@ import pytest
 
 from local.broker_stack import ROOT
 from tests.client_matrix.cases import CONDITIONS, WAYS
-from tests.client_matrix.judge import Judge, Machine, World
+from tests.client_matrix.judge import TOO_SLOW, Judge, Machine, World
 
 
 def test_each_way_under_each_condition_keeps_the_clients_promises():
@@ -48,6 +48,23 @@ def test_judge_sees_a_call_beyond_its_budget():
     with judge.call("deals"):
         judge.machine.lost -= 2.6  # as if the call had taken that much longer
     assert len(judge.violations) == 1
+
+
+class NoTokenInTime(Exception):
+    """As the client's error is called."""
+
+
+@pytest.mark.parametrize(("lost", "name"), [(0.0, "NoTokenInTime"), (0.4, TOO_SLOW)])
+def test_judge_excuses_what_the_machine_took(lost: float, name: str):
+    judge = Judge(World(CONDITIONS["healthy"]), Machine())
+    judge.machine.is_over.set()
+    judge.machine.thread.join()
+    with judge.call("deals"):
+        judge.machine.lost += lost
+        raise NoTokenInTime
+    judge.created_at -= 2.0
+    assert judge.counts == {name: 1}
+    assert bool(judge.result()["violations"]) == (name != TOO_SLOW)
 
 
 def test_event_waits_until_the_client_has_seen_the_one_before():

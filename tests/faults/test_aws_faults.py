@@ -18,7 +18,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.config import Config
 
 from local.broker_stack import ROOT
-from local.embedded_aws import REGION, EmbeddedAws, free_port
+from local.embedded_aws import REGION, START_TIMEOUT_SECONDS, EmbeddedAws, free_port
 from tests.conftest import NASTY_SECRET
 from tests.fault_proxy import command
 from tests.faults.conftest import (
@@ -50,7 +50,6 @@ PREFIX: Final = "/enable-tokens/faults"
 HURRIED_SECONDS: Final = 0.25
 PATIENT_SECONDS: Final = 30.0
 """No call takes so long, on a busy machine either: only a row about time-outs meets one."""
-START_TIMEOUT_SECONDS: Final = 20.0
 WIRE: Final = app._refresher
 """The function's own wiring, which the tests use as it is."""
 

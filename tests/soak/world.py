@@ -19,7 +19,7 @@ from botocore.credentials import Credentials
 
 from local.broker_stack import ROOT, BrokerStack
 from local.callers import create_role, create_user
-from local.embedded_aws import ACCOUNT, EmbeddedAws, free_port
+from local.embedded_aws import ACCOUNT, START_TIMEOUT_SECONDS, EmbeddedAws, free_port
 from local.fake_enable import Client
 from tests import fault_proxy
 from tests.soak.enable import Enable
@@ -41,7 +41,6 @@ callers = ["arn:aws:iam::{ACCOUNT}:role/locked-*", "arn:aws:iam::{ACCOUNT}:user/
 """
 REFRESHER: Final = "RefreshFunctionName"
 VENDOR: Final = "VendFunctionName"
-START_TIMEOUT_SECONDS: Final = 30.0
 RUNS_AT_A_TIME: Final = 4
 """The schedule waits for no slow machine, on which runs would pile up until nothing moves."""
 
