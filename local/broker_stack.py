@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from botocore.credentials import Credentials
@@ -166,6 +166,30 @@ class BrokerStack:
     def log_records(self, function: str) -> list[dict[str, object]]:
         """The structured lines of a function's log, metrics included."""
         return [json.loads(m) for m in self.log_messages(function) if m.startswith("{")]
+
+    def logged(
+        self, function: str, is_meant: Callable[[dict[str, Any]], object], *, since: int = 0
+    ) -> list[dict[str, Any]]:
+        """The lines of a function's log that are meant, as soon as there is one.
+
+        The log is written beside the response, and on a busy machine after it.
+
+        Args:
+            function: `token-refresher` or `token-vendor`.
+            is_meant: which lines.
+            since: so many lines of the log are left out.
+
+        Raises:
+            TimeoutError: there is none within 30 seconds.
+        """
+        found: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            found[:] = filter(is_meant, self.log_records(function)[since:])
+            return bool(found)
+
+        wait_until(look, seconds=30, what=f"a line in the log of {function}")
+        return found
 
     def stored_since(self, grant: str) -> datetime | None:
         """When the stored token of a grant was last written; reads no token."""

@@ -101,10 +101,9 @@ def test_faulty_layer_stops_the_functions_names_itself_and_keeps_the_tokens(
     assert cause in str(failed["errorMessage"])
     assert stack.api.request("/tokens/deals", caller).status == 503
     for function in ("token-refresher", "token-vendor"):
-        causes = [
-            str(r.get("cause")) for r in stack.log_records(function) if r.get("level") == "ERROR"
-        ]
-        assert any(cause in logged for logged in causes), function
+        assert stack.logged(
+            function, lambda r: r.get("level") == "ERROR" and cause in str(r.get("cause"))
+        )
     assert stored
     assert stack.stored_since("deals") == stored
     output = json.loads(broker(stack, "doctor", "--json").stdout)

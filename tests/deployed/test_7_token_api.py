@@ -57,19 +57,21 @@ def test_token_needs_both_iam_and_callers(
     grant = "deals" if callers == "absent" else "locked"
     seen = len(renewed.stack.log_records("token-vendor"))
     response = renewed.stack.api.get(f"/tokens/{grant}", principals[kind, iam, callers == "match"])
-    audit = [
-        r["message"]
-        for r in renewed.stack.log_records("token-vendor")[seen:]
-        if r.get("grant") == grant and "message" in r
-    ]
+
+    def is_audited(record: dict[str, object]) -> bool:
+        return record.get("grant") == grant and "message" in record
+
     if iam == "denies":
-        assert (response.status, audit) == (403, [])
-    elif callers == "no match":
+        assert response.status == 403
+        assert not [*filter(is_audited, renewed.stack.log_records("token-vendor")[seen:])]
+        return
+    audit = renewed.stack.logged("token-vendor", is_audited, since=seen)
+    if callers == "no match":
         assert (response.status, response.body["error"]) == (403, "access_denied")
-        assert audit == ["token refused"]
+        assert [r["message"] for r in audit] == ["token refused"]
     else:
         assert response.status == 200
-        assert audit == ["token vended"]
+        assert [r["message"] for r in audit] == ["token vended"]
 
 
 @pytest.mark.parametrize("caller", [None, "wrong signature"])
@@ -84,13 +86,9 @@ def test_tried_out_callers_let_a_caller_through_and_log_that_they_would_refuse_i
     renewed.stack.refresh({"force": True, "grants": ["tried-out"]})
     response = renewed.get("/tokens/tried-out", "role for all")
     assert response.status == 200
-    records = [
-        r for r in renewed.stack.log_records("token-vendor") if r.get("grant") == "tried-out"
-    ]
-    assert [r["caller"].split("/")[1] for r in records if r.get("would_be_refused")] == [
-        "reporting-job"
-    ]
-    assert [r for r in renewed.stack.log_records("token-vendor") if r.get("WouldRefuse")]
+    (record,) = renewed.stack.logged("token-vendor", lambda r: r.get("would_be_refused"))
+    assert (record["grant"], record["caller"].split("/")[1]) == ("tried-out", "reporting-job")
+    assert renewed.stack.logged("token-vendor", lambda r: r.get("WouldRefuse"))
 
 
 def oauth2_token(deployed: Deployed, caller: str, **form: str) -> Response:

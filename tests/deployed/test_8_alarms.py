@@ -147,7 +147,7 @@ def test_vends_are_counted_from_their_audit_lines(renewed: Deployed):
         "Vended",
     )
     assert renewed.get("/tokens/deals", "user for deals").status == 200
-    vended = [r for r in renewed.stack.log_records("token-vendor") if "expires_at" in r]
+    vended = renewed.stack.logged("token-vendor", lambda r: "expires_at" in r)
     assert {f'{{ $.message = "{r["message"]}" }}' for r in vended} == {found["filterPattern"]}
     assert metric["dimensions"] == {"service": "$.service"}
     assert {r["service"] for r in vended} == {"token-vendor"}
