@@ -14,7 +14,8 @@ from botocore.credentials import Credentials
 from broker_cli.api import Response, embedded_url
 from local.embedded_aws import REGION
 
-_POOL: Final = urllib3.PoolManager(maxsize=64, retries=False, timeout=30.0)
+_POOL: Final = urllib3.PoolManager(maxsize=64, retries=False, timeout=240.0)
+"""The time-out ends a hang. A busy machine that starts 32 environments at once takes a minute."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.client_matrix.broker import serving
-from tests.client_matrix.cases import BUDGET, CONDITIONS, WAYS
+from tests.client_matrix.cases import BUDGET, CONDITIONS, HARD, WAYS
 from tests.client_matrix.judge import TOO_SLOW
 from tests.client_matrix.ways import Cell, Result, run_all
 
@@ -81,9 +81,8 @@ def _show(way: str, table: dict[str, Result]) -> bool:
 
 def _shortage(condition: str, tokens: int, errors: dict[str, int]) -> list[str]:
     """What is wrong with how many calls got a token; a few may fail on a busy machine."""
-    is_hard = condition in {"broker slow", "broker down"}
     failed = sum(number for name, number in errors.items() if name != TOO_SLOW)
-    if not is_hard and failed > tokens / 5:
+    if condition not in HARD and failed > tokens / 5:
         return [f"{tokens} calls got a token, {failed} did not"]
     return []
 

@@ -23,6 +23,10 @@ WAYS: Final[tuple[str, ...]] = tuple(
 )
 
 
+HARD: Final = {"broker slow", "broker down"}
+"""Conditions under which calls may fail: a process that comes late may get no token at all."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """What goes wrong in a cell, and when."""

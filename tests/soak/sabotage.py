@@ -7,6 +7,7 @@ it, finds a violation.
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -174,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Try every sabotage; 0 if the soak found each, 1 if not."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak.sabotage", description=__doc__)
     parser.add_argument("only", nargs="*", help="words of the sabotages to try (default: all)")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as well
     only, console, begun = parser.parse_args(arguments).only, Console(), time.monotonic()
     chosen = {
         name: guard for name, guard in SABOTAGES.items() if all(word in name for word in only)
