@@ -74,7 +74,7 @@ def main() -> int:
         0 if all that must be reached is, else 1.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.proxy", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=25, help="of blocks for each load (25)")
+    parser.add_argument("--pairs", type=int, default=50, help="of blocks for each load (50)")
     pairs = parser.parse_args().pairs
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     rows: list[Row] = []

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections import OrderedDict
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ def is_loopback(hostname: str) -> bool:
         return hostname == "localhost" or hostname.endswith(".localhost")
 
 
+@lru_cache(maxsize=256)
 def origin_of(url: str) -> tuple[str, str, int]:
     """Scheme, host and port of a URL (RFC 6454 section 4).
 

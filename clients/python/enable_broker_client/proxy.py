@@ -37,6 +37,9 @@ from enable_broker_client.source import TokenSource, Wait
 
 TOKEN_HEADER: Final = "X-Enable-Broker-Token"  # noqa: S105  a header's name
 _REPEATABLE_BYTES: Final = 65_536
+_FITS_BYTES: Final = 32_768
+"""An empty connection takes so much without a wait: asyncio pauses a writer at 64 KiB."""
+
 _CONNECT_SECONDS: Final = 10.0
 _HEALTH_SECONDS: Final = 2.0
 _HOP_BY_HOP: Final = frozenset(
@@ -339,7 +342,8 @@ class Proxy:
         await response.prepare(request)
         try:
             async for chunk in upstream.content.iter_any():
-                await self._moved(response.write(chunk))
+                written = response.write(chunk)
+                await (written if _fits(request, chunk) else self._moved(written))
             await response.write_eof()
         except (ClientError, OSError, _Refused) as error:
             # Its head is sent already: a connection that breaks off tells that more is missing.
@@ -359,6 +363,16 @@ class Proxy:
             if origin_of(target) == origin_of(self._origin):
                 return "/" + target.split("/", 3)[3] if target.count("/") > 2 else "/"
         raise _Refused(502, "http_response_denied", "Enable redirects to another origin")
+
+
+def _fits(request: web.BaseRequest, chunk: bytes) -> bool:
+    """Whether the connection takes a chunk at once, so that no wait needs an end."""
+    transport = request.transport
+    return (
+        transport is not None
+        and len(chunk) <= _FITS_BYTES
+        and not transport.get_write_buffer_size()
+    )
 
 
 @lru_cache(maxsize=64)
