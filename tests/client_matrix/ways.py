@@ -141,7 +141,7 @@ class NodeService(Service):
     def __init__(self, cell: Cell, node: NodeProcess) -> None:
         self.node = node
         super().__init__(cell)
-        self.world.seen = cell.seconds  # node reads a clock of its own, which holds no event
+        self.world.seen = cell.seconds  # node reads a clock of its own, which delays no event
 
     def source(self, grant: str) -> NodeSource:
         """The source of a grant."""

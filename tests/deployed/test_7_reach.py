@@ -179,7 +179,7 @@ class Network:
         vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
         made = [ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{n}.0/24") for n in (1, 2)]
         group = ec2.create_security_group(GroupName="refresher", Description="443", VpcId=vpc)
-        subnets = tuple(answer["Subnet"]["SubnetId"] for answer in made)
+        subnets = tuple(response["Subnet"]["SubnetId"] for response in made)
         return cls(stack, proxy, enable, vpc, subnets, group["GroupId"])
 
     @property

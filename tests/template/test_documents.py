@@ -172,6 +172,13 @@ def test_page_names_no_registry_host_and_no_machines_path(page: str):
     assert re.findall(places, text(page)) == []
 
 
+def test_no_file_names_the_host_of_a_package_registry():
+    hosts = r"registry\.npmjs|files\.pythonhosted|pypi\.org"
+    command = ["git", "grep", "--untracked", "-lIE", hosts]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (1, "")  # git grep: nothing found
+
+
 @pytest.mark.parametrize("page", pages())
 def test_every_example_says_how_it_was_tried(page: str):
     silent = [

@@ -6,7 +6,7 @@ from typing import Final
 from token_refresher.outcomes import Outcome, State
 
 WRITTEN_AGAIN_AFTER: Final = timedelta(minutes=30)
-"""An outcome that lasts is written again, so that whoever reads an hour of the log finds it."""
+"""An outcome that lasts is written again, so that an hour of the log shows it."""
 
 
 class Reported:
@@ -19,7 +19,7 @@ class Reported:
         """Whether an outcome gets a line; if so, it counts as written.
 
         Renewed, refused and deferred grants always get one. One that waits, is blocked or could
-        not be read does so if its last line said something else.
+        not be read does so if its last line was another.
 
         Args:
             outcome: of one grant.
