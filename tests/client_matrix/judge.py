@@ -83,6 +83,7 @@ class Judge:
     counts: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     longest: float = 0.0
+    created_at: float = field(default_factory=time.monotonic)
 
     @contextmanager
     def call(self, grant: str, budgets: int = 1) -> Iterator[list[str]]:
@@ -97,7 +98,7 @@ class Judge:
         lost = self.machine.lost - lost
         took = time.monotonic() - began - lost
         self.longest = max(self.longest, took / budgets)
-        if took > budgets * (BUDGET + 1) and lost <= BUDGET / 5:
+        if took > budgets * (BUDGET + 1) + lost:  # what it lost is measured in another thread
             self.violations.append(f"{grant}: a call took {took:.2f} s")
         for token in got:
             self.counts["tokens"] += 1
@@ -118,7 +119,8 @@ class Judge:
 
     def result(self) -> dict[str, Any]:
         """What a process hands on to the one that started it."""
-        is_excused = self.world.condition.name in HARD or self.counts[TOO_SLOW]
+        is_late = self.created_at - self.world.started_at > 1.0
+        is_excused = self.counts[TOO_SLOW] or (is_late and self.world.condition.name in HARD)
         if not self.counts["tokens"] and not is_excused:
             self.violations.append("a process got no token")
         return {

@@ -66,6 +66,19 @@ def test_judge_excuses_what_the_machine_took(lost: float, name: str):
     assert bool(judge.result()["violations"]) == (name != TOO_SLOW)
 
 
+@pytest.mark.parametrize(
+    ("condition", "late", "violations"),
+    [("broker down", 2.0, 0), ("broker down", 0.0, 1), ("healthy", 2.0, 1)],
+)
+def test_judge_excuses_a_late_process_without_a_token_where_calls_may_fail(
+    condition: str, late: float, violations: int
+):
+    judge = Judge(World(CONDITIONS[condition]), Machine())
+    judge.machine.is_over.set()
+    judge.created_at += late
+    assert len(judge.result()["violations"]) == violations
+
+
 def test_event_waits_until_the_client_has_seen_the_one_before():
     world = World(CONDITIONS["clock set back"])
     world.started_at -= 2.0  # set back at 0.5 s, asleep at 1.5 s: both before the first look

@@ -27,6 +27,7 @@ type Entry = Mapping[str, Any]
 
 INFINITY: Final = float("inf")
 BACKOFF_SECONDS: Final = 55
+LONGEST_BACKOFF_SECONDS: Final = 900
 MOST_ATTEMPTS: Final = 4
 SECRET_VERSIONS: Final = 3
 LEASE_SECONDS: Final = 55
@@ -481,7 +482,8 @@ class _Checker:
                 if kind == "connection":
                     last_rejection = request["at"]
                 seconds = BACKOFF_SECONDS * 2.0 ** (in_a_row[kind] - 1)
-                yield self._until_change(_wait(request, seconds))
+                wait = _wait(request, min(seconds, LONGEST_BACKOFF_SECONDS))
+                yield self._until_change(wait)
 
     def _until_change(self, wait: Span) -> Span:
         """A wait, until a secret that changes after its begin has had its event."""
