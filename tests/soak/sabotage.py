@@ -180,6 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = {
         name: guard for name, guard in SABOTAGES.items() if all(word in name for word in only)
     }
+    if not chosen:
+        parser.error(f"no sabotage is called {' '.join(only)!r}: {', '.join(SABOTAGES)}")
     found: dict[str, Found] = {}
 
     def tell(text: str) -> None:
