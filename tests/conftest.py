@@ -10,6 +10,7 @@ from botocore.loaders import create_loader
 
 from local.embedded_aws import EmbeddedAws
 from local.fake_enable import Client, FakeEnable
+from tests.forked_sam import run_forked_sam
 from tests.reports import NASTY_SECRET, pytest_runtest_makereport
 
 __all__ = ["NASTY_SECRET", "pytest_runtest_makereport"]
@@ -68,6 +69,13 @@ def _one_loader() -> Iterator[None]:
     """
     loader = create_loader()
     with patch.object(botocore.session, "create_loader", lambda _path: loader):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sam_in_forks() -> Iterator[None]:
+    """Import the SAM CLI once in a worker, not once in each deployment."""
+    with patch("local.broker_stack.run_sam", run_forked_sam):
         yield
 
 

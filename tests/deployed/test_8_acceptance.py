@@ -19,6 +19,13 @@ from tools.acceptance.life import ONE, TWO
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.slow("six deployments, one after the other")]
 
 SECOND_REGION = "eu-central-1"
+RUN = """
+import runpy
+from tests.forked_sam import run_forked_sam
+from tools.acceptance import account
+account.run_sam = run_forked_sam
+runpy.run_module("tools.acceptance", run_name="__main__")
+"""
 PLACES = [(ONE, REGION), (TWO, REGION), (ONE, SECOND_REGION)]
 
 
@@ -34,7 +41,7 @@ def started(
     typed += ["--parameter", f"TokenUrl={enable.token_url}"]
     typed += ["--parameter", "Architecture=x86_64", "--parameter", "RefreshAheadSeconds=30"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tools.acceptance", *typed, *arguments],
+        [sys.executable, "-c", RUN, *typed, *arguments],
         cwd=ROOT,
         env=environ,
         stdin=subprocess.DEVNULL,

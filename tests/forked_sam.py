@@ -1,0 +1,52 @@
+"""`sam` in forks of one process that has imported it.
+
+An import of the SAM CLI takes more than a second of processor time, and each deployment and each
+deletion of the tests began with one.
+"""
+
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from tools.sam import ToolFailed
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    [
+        "samcli.cli.main",
+        "samcli.commands.build.build_context",
+        "samcli.commands.deploy.deploy_context",
+        "samcli.commands.package.package_context",
+        "samcli.commands.delete.delete_context",
+        "samtranslator.translator.transform",
+    ]
+)
+
+
+def run_forked_sam(*arguments: str, cwd: Path, environ: Mapping[str, str], seconds: float) -> None:
+    """In the place of `tools.sam.run_sam`."""
+    with tempfile.NamedTemporaryFile() as printed:
+        fork = _FORKS.Process(target=_sam, args=(arguments, cwd, dict(environ), printed.name))
+        fork.start()
+        try:
+            fork.join(seconds)
+        finally:
+            fork.kill()
+        fork.join()
+        if fork.exitcode:
+            end = printed.read().decode(errors="replace")[-3000:]
+            raise ToolFailed(f"sam {arguments[0]} ended with {fork.exitcode}:\n{end}")
+
+
+def _sam(arguments: tuple[str, ...], cwd: Path, environ: dict[str, str], printed: str) -> None:
+    from samcli.cli.main import cli  # noqa: PLC0415
+
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environ)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(printed, os.O_WRONLY | os.O_APPEND), stream.fileno())
+    cli([str(argument) for argument in arguments], prog_name="sam")
