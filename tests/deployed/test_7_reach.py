@@ -131,8 +131,8 @@ def test_only_a_limit_makes_a_429(reach: Reach):
         if not (is_limited and 429 in statuses):
             statuses.add(api.get("/tokens/deals", user).status)
 
-    # Faster than the limit on a slow machine too; without one, each thread starts an environment.
-    with ThreadPoolExecutor(16 if is_limited else 1) as callers:
+    # Faster than the limit on a slow machine too, though each thread starts an environment.
+    with ThreadPoolExecutor(4 if is_limited else 1) as callers:
         deque(callers.map(send, range(2_000 if is_limited else 30)), maxlen=0)
     if is_private:
         assert statuses <= {403, 429}
