@@ -98,6 +98,7 @@ def account(
 
 def _forget() -> None:
     refresher_app._refresher.cache_clear()
+    vendor_app._session.cache_clear()
     vendor_app._wiring.cache_clear()
 
 

@@ -437,9 +437,14 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "AWS_SECRET_ACCESS_KEY": "key",
     }.items():
         monkeypatch.setenv(name, value)
-    app._wiring.cache_clear()
+    _forget()
     yield
-    app._wiring.cache_clear()
+    _forget()
+
+
+def _forget() -> None:
+    for made in (app._session, app._wiring, app._lambda_client):
+        made.cache_clear()
 
 
 def test_wiring_follows_the_environment_and_is_done_once(environment: None) -> None:
@@ -454,14 +459,12 @@ def test_wiring_follows_the_environment_and_is_done_once(environment: None) -> N
 
 
 def test_refresh_run_is_started_asynchronously(environment: None) -> None:
-    app._lambda_client.cache_clear()
     client = app._lambda_client()
     with Stubber(cast("Any", client)) as stub:
         expected = {"FunctionName": "refresher", "InvocationType": "Event", "Payload": b"{}"}
         stub.add_response("invoke", {"StatusCode": 202}, expected)
         assert app._wiring().starter.renew_due()
         stub.assert_no_pending_responses()
-    app._lambda_client.cache_clear()
 
 
 def test_faults_that_no_response_reports_are_logged(environment: None, output: Output) -> None:
