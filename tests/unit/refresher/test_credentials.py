@@ -60,6 +60,66 @@ def test_version_is_read_by_connection_and_stage(secrets: Stubber, reader: Secre
     assert (found.version_id, found.stage) == (VERSION_ID, "AWSPREVIOUS")
 
 
+OTHER_ID = VERSION_ID[::-1]
+
+
+@pytest.mark.parametrize(
+    ("pending", "previous", "found"),
+    [
+        (OTHER_ID, VERSION_ID, [("AWSCURRENT", VERSION_ID), ("AWSPENDING", OTHER_ID)]),
+        (VERSION_ID, OTHER_ID, [("AWSCURRENT", VERSION_ID), ("AWSPREVIOUS", OTHER_ID)]),
+        (
+            "ResourceNotFoundException",
+            OTHER_ID,
+            [("AWSCURRENT", VERSION_ID), ("AWSPREVIOUS", OTHER_ID)],
+        ),
+        (
+            "AccessDeniedException",
+            OTHER_ID,
+            [("AWSCURRENT", VERSION_ID), ("AWSPREVIOUS", OTHER_ID)],
+        ),
+        (
+            "AccessDeniedException",
+            "ResourceNotFoundException",
+            [("AWSCURRENT", VERSION_ID)],
+        ),
+    ],
+)
+def test_versions_are_the_current_one_and_whichever_others_there_are(
+    secrets: Stubber,
+    reader: SecretReader,
+    pending: str,
+    previous: str,
+    found: list[tuple[str, str]],
+) -> None:
+    versions = reader.versions("uat")
+    stages = {"AWSCURRENT": VERSION_ID, "AWSPENDING": pending, "AWSPREVIOUS": previous}
+    for stage, returned in stages.items():
+        expected = {"SecretId": PREFIX + "uat", "VersionStage": stage}
+        if returned.endswith("Exception"):
+            secrets.add_client_error("get_secret_value", returned, expected_params=expected)
+        else:
+            response = {"SecretString": json.dumps(SOUND), "VersionId": returned}
+            secrets.add_response("get_secret_value", response, expected)
+    assert [(version.stage, version.version_id) for version in versions] == found
+
+
+def test_other_versions_are_read_when_they_are_asked_for(
+    secrets: Stubber, reader: SecretReader
+) -> None:
+    secrets.add_response("get_secret_value", version(json.dumps(SOUND)))
+    assert next(reader.versions("default")).version_id == VERSION_ID
+    secrets.assert_no_pending_responses()
+
+
+def test_current_version_that_cannot_be_read_is_an_error(
+    secrets: Stubber, reader: SecretReader
+) -> None:
+    secrets.add_client_error("get_secret_value", "AccessDeniedException")
+    with pytest.raises(ClientError):
+        next(reader.versions("default"))
+
+
 def test_request_carries_the_credentials_and_the_scope() -> None:
     found = SecretVersion(version_id=VERSION_ID, stage="AWSCURRENT", credentials=CREDENTIALS)
     request = found.request(("read:deals", "read:users"))

@@ -1,7 +1,7 @@
 """What a run reads: few calls, decrypted only where something changed, and every change noticed."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast, override
@@ -9,7 +9,7 @@ from typing import Any, cast, override
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from tests.unit.fakes import NOW, FakeSsm, client_error, seconds, stored
+from tests.unit.fakes import NOW, FakeSsm, client_error, everyone_at_once, seconds, stored
 from token_broker.models import Blocked, Corrupt, StoredToken, Unreadable, block_record
 from token_broker.token_store import ParameterTokenStore
 from token_refresher.connection_state import ConnectionState, ConnectionStateStore
@@ -32,6 +32,7 @@ class WatchedSsm(FakeSsm):
         self.modified: dict[str, datetime] = {}
         self.faults: dict[str, Exception] = {}
         self.encrypted_with_gone_key: set[str] = set()
+        self.before_decryption: Callable[[], object] = lambda: None
         self._writes = 0
 
     @override
@@ -55,6 +56,8 @@ class WatchedSsm(FakeSsm):
         WithDecryption: bool = False,  # noqa: N803
     ) -> dict[str, Any]:
         assert len(Names) <= 10
+        if WithDecryption:
+            self.before_decryption()
         self._read(Names, is_decrypted=WithDecryption)
         found = [
             {
@@ -169,6 +172,43 @@ def test_every_change_is_noticed_in_the_next_run(
     assert environment.ssm.decrypted == []
 
 
+def test_two_changes_are_decrypted_by_one_call(environment: Environment) -> None:
+    names = environment.store_all(4)
+    environment.read(names)
+    replace_by_hand(environment)
+    environment.store.write("g3", NEW)
+    assert environment.read(names).stored["g3"] == NEW
+    assert environment.ssm.calls[1:] == [["/p/g1", "/p/g3"]]
+
+
+def test_token_that_is_deleted_before_it_is_decrypted_is_gone(environment: Environment) -> None:
+    names = environment.store_all(4)
+    environment.ssm.before_decryption = lambda: environment.ssm.values.pop("/p/g1", None)
+    assert environment.read(names).stored == dict.fromkeys(names, OLD) | {"g1": None}
+
+
+def test_state_of_a_connection_is_read_with_its_version(environment: Environment) -> None:
+    names = environment.store_all(1)
+    written = ConnectionState(unanswered=frozenset(names))
+    environment.states.release("default", written)
+    state = environment.read(names).states["default"]
+    assert (state, state.version) == (written, 2)
+
+
+def test_tokens_of_many_grants_are_read_at_the_same_time(environment: Environment) -> None:
+    names = environment.store_all(59)  # with the state, six calls
+    environment.ssm.before_decryption = everyone_at_once(6)
+    asked: list[int] = []
+
+    def threads(count: int) -> Executor:
+        asked.append(count)
+        return ThreadPoolExecutor(count)
+
+    reading = environment.reader.read(["default"], names, threads=threads)
+    assert reading.stored == dict.fromkeys(names, OLD)
+    assert asked == [8]
+
+
 def test_unreadable_token_keeps_no_other_from_being_read(environment: Environment) -> None:
     names = environment.store_all(4)
     environment.ssm.encrypted_with_gone_key.add("/p/g1")
@@ -192,6 +232,7 @@ def test_refused_name_keeps_no_other_from_being_read(
     assert isinstance(refused, Unreadable) if fault is DENIED else refused is fault
     assert {name for name in names if reading.stored[name] == OLD} == {*names} - {"g1"}
     assert reading.states["default"].version == 1
+    assert environment.ssm.calls.count(["/p/g9", "/p/g10", "/p/g11"]) == 2
 
 
 def test_run_that_reaches_no_parameter_store_reads_each_name_once(
