@@ -68,6 +68,8 @@ STOPS_RENEWAL: Final = frozenset(
         "the connection's state is deleted",
     }
 )
+ASKED_NOTHING: Final = frozenset({"not_due", "in_progress", "waiting"})
+"""The states of grants for which a run made no request."""
 STOPS_VENDING: Final = frozenset({"AWS fails the vendor", "the vendor is killed"})
 LEAVES_LEASE: Final = frozenset({"the refresher is killed"})
 OVERWRITES: Final = frozenset(
@@ -697,11 +699,17 @@ class _Checker:
 
     def _run_alone(self, request: Entry) -> Entry | None:
         """The run that made a request; None if others were at work beside it."""
-        runs = self._runs_at(request["at"], request["until"])
+        runs = self._asking_at(request["at"], request["until"])
         if len(runs) != 1:
             return None
         [run] = runs
-        return run if len(self._runs_at(run["begin"], run["end"])) == 1 else None
+        return run if len(self._asking_at(run["begin"], run["end"])) == 1 else None
+
+    def _asking_at(self, begin: float, end: float) -> list[Entry]:
+        """The runs that may have made a request."""
+        return [
+            run for run in self._runs_at(begin, end) if not ASKED_NOTHING.issuperset(_states(run))
+        ]
 
     # ── Counts ───────────────────────────────────────────────────────────────────────────────
 
@@ -762,6 +770,11 @@ def _hides_state(fault: Entry) -> bool:
 
 def _hides_lease(fault: Entry) -> bool:
     return _hides_state(fault) or fault["name"] in {"the refresher is killed", "the secret changes"}
+
+
+def _states(run: Entry) -> Iterable[str]:
+    states: dict[str, str] = run["grants"]
+    return states.values()
 
 
 def _hides_backoff(fault: Entry) -> bool:

@@ -110,7 +110,8 @@ class Injector:
             "held_seconds": row.held_seconds,
         }
         self.world.enable.misbehave(row, self.current)
-        if self.random.random() < FORCED:
+        # What is asked for seconds alone would seldom be asked in them, for tokens of minutes.
+        if row.backoff is After.ASKED or self.random.random() < FORCED:
             facts |= {"forced": True, "grants": [self.random.choice(list(GRANTS))]}
             self._force(facts["grants"])
         try:
