@@ -2,12 +2,13 @@
 
 import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from unittest.mock import patch
 
 import botocore.session
 import pytest
 from botocore.loaders import create_loader
+from coverage import Coverage
 
 from local.embedded_aws import EmbeddedAws
 from local.fake_enable import Client, FakeEnable
@@ -57,6 +58,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(str(value))
         if report.duration > SLOW_SECONDS and "slow" not in report.keywords:
             terminalreporter.write_line(f"{report.duration:.0f} s, no reason: {report.nodeid}")
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Trace a test that does not count in no way: in a worker, pytest-cov has begun twice.
+
+    Its own pause then only leaves the tracing to the first of the two.
+    """
+    first = Coverage.current() if item.get_closest_marker("no_cover") else None
+    if first is None:
+        return (yield)
+    first.stop()
+    try:
+        return (yield)
+    finally:
+        first.start()
 
 
 def pytest_collection_finish() -> None:
