@@ -33,12 +33,14 @@ def run_forked_sam(*arguments: str, cwd: Path, environ: Mapping[str, str], secon
         fork.start()
         try:
             fork.join(seconds)
+            is_late = fork.is_alive()
         finally:
             fork.kill()
-        fork.join()
+            fork.join()
         if fork.exitcode:
+            what = f"did not end in {seconds:.0f} s" if is_late else "failed"
             end = printed.read().decode(errors="replace")[-3000:]
-            raise ToolFailed(f"sam {arguments[0]} ended with {fork.exitcode}:\n{end}")
+            raise ToolFailed(f"sam {arguments[0]} {what}:\n{end}")
 
 
 def _sam(arguments: tuple[str, ...], cwd: Path, environ: dict[str, str], printed: str) -> None:
