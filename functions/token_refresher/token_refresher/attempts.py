@@ -184,11 +184,10 @@ class Attempts:
                 self._outcomes[grant.name] = outcome
                 self.backoffs.after_issue(grant, outcome.expires_at)
                 return False
-            case Refused(error, at):
+            case Refused(error):
                 self._made[grant.name] += error.attempts
                 self._is_verified |= result.is_of_accepted_client
                 wait = self.backoffs.after_refusal(grant, result)
                 ends = wait.until if wait else None
                 self._outcomes[grant.name] = grant.failed(error.reason, str(error), retry_at=ends)
-                is_soon = wait is None or wait.until - at <= LONGEST_WAIT
-                return is_soon and isinstance(error, TokenEndpointUnavailable)
+                return isinstance(error, TokenEndpointUnavailable)

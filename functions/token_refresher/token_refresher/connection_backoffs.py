@@ -108,9 +108,11 @@ class ConnectionBackoffs:
         if isinstance(error, TokenEndpointUnavailable):
             unanswered = self.state.unanswered | {grant.name}
             self.state = replace(self.state, unanswered=unanswered)
-            if wait := refused.requested:
-                self.state = replace(self.state, backoff=wait)
-            return wait
+            waits = [wait for wait in (refused.requested, self.requested) if wait]
+            longest = max(waits, key=lambda wait: wait.until, default=None)
+            if longest:
+                self.state = replace(self.state, backoff=longest)
+            return longest
         self._got_response(grant)
         own = self._own_after_refusal(grant, error.reason, refused.at, ends)
         own = own.at_least(error.retry_after, refused.at)

@@ -1,5 +1,6 @@
 """Renewing: one response at a time is judged, nothing is ever worse for it, nobody is pestered."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -486,6 +487,36 @@ def test_waits_between_the_attempts_of_a_run_double(empty: Broker) -> None:
     assert empty.clock() - NOW == seconds(0.25 + 0.5 + 1)
 
 
+@pytest.mark.parametrize(("wait", "attempts"), [(8, 2), (8.1, 1)])
+def test_short_wait_that_enable_asked_for_is_waited_for_in_the_run(
+    empty: Broker, wait: float, attempts: int
+) -> None:
+    def refuse_once(_request: Any) -> None:
+        if len(empty.endpoint.requests) == 1:
+            raise busy(wait)
+
+    empty.endpoint.on_request = refuse_once
+    outcome = empty.run(DEALS)["deals"]
+    assert outcome.attempts == attempts
+    assert empty.clock() == NOW + seconds(wait if attempts == 2 else 0)
+
+
+def test_longest_of_the_waits_that_enable_asked_for_in_a_run_counts(empty: Broker) -> None:
+    empty.monotonic = itertools.count(step=10).__next__  # each head start has passed
+    meet = everyone_at_once(3)
+    empty.endpoint.on_request = lambda _request: meet()
+    waits = {"deals": 2.0, "activity": 120.0, "users": 1.0}
+    empty.endpoint.responses |= {f"read:{name}": busy(wait) for name, wait in waits.items()}
+    assert [outcome.attempts for outcome in empty.run().values()] == [1, 1, 1]
+    empty.clock.wind(119)
+    assert {outcome.retry_at for outcome in empty.run().values()} == {NOW + seconds(120)}
+
+
+def test_cause_of_a_failure_is_the_endpoints(empty: Broker) -> None:
+    empty.endpoint.responses["read:deals"] = rejection("invalid_scope")
+    assert empty.run(DEALS)["deals"].cause == "the token endpoint returned invalid_scope"
+
+
 def test_grants_without_a_response_are_remembered_until_they_get_one(empty: Broker) -> None:
     empty.endpoint.responses |= {"read:deals": busy(None), "read:users": busy(None)}
     empty.run()
@@ -910,13 +941,90 @@ def test_fallback_is_verified_by_a_refusal_of_the_scope_or_of_the_token(
     assert empty.states.now().backoff is None
 
 
-def test_fallback_without_time_is_deferred(empty: Broker) -> None:
+def in_flight_when_rejected(work: Callable[[Any], None]) -> Broker:
+    """The first secret is refused when requests for all grants are on their way; one more is good.
+
+    Args:
+        work: what else becomes of a request with the first secret.
+    """
+    names = ("deals", "activity", "users", "faulty")
+    broker = Broker(
+        grants={name: Grant(scope=(f"read:{name}",)) for name in names},
+        monotonic=itertools.count(step=10).__next__,  # each head start has passed
+    )
+    broker.store.tokens.clear()
+    broker.secrets.put("v-bad", "bad")
+    broker.secrets.put("v-good", "good", stage="AWSPREVIOUS")
+    broker.endpoint.refused_secrets["bad"] = "invalid_client"
+    meet = everyone_at_once(len(names))
+
+    def begin(request: Any) -> None:
+        if request.client_secret == "bad":
+            meet()
+            work(request)
+
+    broker.endpoint.on_request = begin
+    return broker
+
+
+def test_all_that_were_in_flight_when_the_secret_was_rejected_get_the_good_one() -> None:
+    broker = in_flight_when_rejected(lambda _request: None)
+    outcomes = broker.run()
+    assert set(states(outcomes).values()) == {"renewed"}
+    assert [outcome.attempts for outcome in outcomes.values()] == [2] * 4
+    assert [r.client_secret for r in broker.endpoint.requests] == ["bad"] * 4 + ["good"] * 4
+
+
+def test_rejection_of_one_is_no_result_of_those_in_flight_that_failed_otherwise() -> None:
+    def fail(request: Any) -> None:
+        if request.scope != ("read:deals",):
+            raise RuntimeError("a bug") if request.scope == ("read:faulty",) else busy(None)
+
+    broker = in_flight_when_rejected(fail)
+    broker.jitter = 1
+    outcomes = broker.run()
+    renewed = dict.fromkeys(("deals", "activity", "users"), "renewed")
+    assert states(outcomes) == renewed | {"faulty": "failed"}
+    assert [outcome.attempts for outcome in outcomes.values()] == [2, 2, 2, 0]
+    assert broker.clock() == NOW + seconds(0.25)  # before the second attempts
+
+
+def test_attempts_of_earlier_rounds_count_after_a_rejection() -> None:
+    broker = in_flight_when_rejected(lambda _request: None)
+    broker.endpoint.failures = 1
+    outcomes = broker.run()
+    assert set(states(outcomes).values()) == {"renewed"}
+    assert [outcome.attempts for outcome in outcomes.values()] == [3] * 4
+
+
+def test_client_that_has_got_a_token_in_this_run_is_rejected_for_one_grant_alone(
+    empty: Broker,
+) -> None:
+    def reject_later(request: Any) -> None:
+        if request.scope == ("read:activity",):
+            number = empty.endpoint.scopes.count("read:activity")
+            raise busy(None) if number == 1 else rejection("invalid_client")
+
+    empty.secrets.put("v-other", "other", stage="AWSPREVIOUS")
+    empty.endpoint.on_request = reject_later
+    expected = {"deals": "renewed", "activity": "failed", "users": "renewed"}
+    assert states(empty.run()) == expected
+    assert empty.secrets.reads == [("default", "AWSCURRENT")]
+    assert empty.states.backoff_of() is None
+
+
+@pytest.mark.parametrize(
+    ("time", "state", "attempts"), [(24, State.DEFERRED, 1), (25, State.RENEWED, 2)]
+)
+def test_fallback_without_time_is_deferred(
+    empty: Broker, time: float, state: State, attempts: int
+) -> None:
     empty.secrets.put("v-bad", "bad")
     empty.secrets.put("v-good", "good", stage="AWSPREVIOUS")
     empty.endpoint.refused_secrets["bad"] = "invalid_client"
     empty.endpoint.on_request = lambda _request: empty.clock.wind(10)
-    outcome = empty.run(DEALS, time=24)["deals"]
-    assert (outcome.state, outcome.attempts) == (State.DEFERRED, 1)
+    outcome = empty.run(DEALS, time=time)["deals"]
+    assert (outcome.state, outcome.attempts) == (state, attempts)
 
 
 def test_bad_new_secret_shows_at_the_event_and_leaves_live_tokens(broker: Broker) -> None:
