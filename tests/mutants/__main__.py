@@ -34,7 +34,7 @@ MODULES: Final = {
     "token_refresher.connection_backoffs": _RUN,
     "token_refresher.turns": _RUN,
     "token_refresher.due_grant": _RUN[:2],
-    "token_refresher.outcomes": _RUN[:2],
+    "token_refresher.outcomes": ("refresher/test_app",),
     "token_refresher.refresh_request": ("refresher/test_refresh_request",),
     "token_refresher.parameter_reader": ("refresher/test_parameter_reader",),
     "token_refresher.credentials": ("refresher/test_credentials",),

@@ -524,6 +524,9 @@ def test_grants_without_a_response_are_remembered_until_they_get_one(empty: Brok
     del empty.endpoint.responses["read:deals"]
     empty.run()
     assert empty.states.now().unanswered == {"users"}
+    empty.endpoint.requests.clear()
+    empty.run(FORCED)
+    assert empty.endpoint.scopes[0] == "read:deals"
 
 
 def test_retry_after_of_the_first_grant_spares_enable_the_others(empty: Broker) -> None:
@@ -723,11 +726,9 @@ def test_changed_secret_waits_for_another_run_and_asks_for_what_that_one_did_not
             broker.states.put(ConnectionState())
 
     broker.on_pause = end
-    assert states(broker.run(CHANGED)) == {
-        "deals": "not_due",
-        "activity": "renewed",
-        "users": "renewed",
-    }
+    outcomes = broker.run(CHANGED)
+    assert states(outcomes) == {"deals": "not_due", "activity": "renewed", "users": "renewed"}
+    assert outcomes["deals"].renew_reason is None
     assert broker.clock() == NOW + seconds(3)
 
 
