@@ -79,7 +79,7 @@ class TokenEndpoint:
         while True:
             limit = min(time_left(), ATTEMPT_TIMEOUT)
             if limit <= timedelta():
-                raise _no_response(NoResponse("timeout"), attempt)
+                raise _no_response(NoResponse("timeout"), attempts=attempt)
             attempt += 1
             requested_at = self._now()
             try:
@@ -105,11 +105,11 @@ class TokenEndpoint:
                 "POST", self.url, headers=_HEADERS, body=request.form(), limit=limit
             )
         except NoResponse as error:
-            raise _no_response(error, 1) from error
+            raise _no_response(error) from error
         return read_token(response, self._now())
 
 
-def _no_response(fault: NoResponse, attempts: int) -> TokenEndpointUnavailable:
+def _no_response(fault: NoResponse, *, attempts: int = 1) -> TokenEndpointUnavailable:
     return TokenEndpointUnavailable(
         f"no response from the token endpoint: {fault}", reason=fault.reason, attempts=attempts
     )
