@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.fakes import FakeClock, FakeStore, seconds, stored
+from tests.unit.fakes import NOW, FakeClock, FakeStore, seconds, stored
 from token_broker.errors import (
     BrokerError,
     CallerNotAllowed,
@@ -19,7 +19,17 @@ from token_broker.errors import (
 )
 from token_broker.grants import Grant
 from token_broker.models import StoredToken
-from token_vendor.vend import RETRY_AFTER, GrantState, GrantStatus, Vendor, VendRequest
+from token_vendor.vend import (
+    RETRY_AFTER,
+    GrantState,
+    GrantStatus,
+    Reason,
+    Unfit,
+    Vendor,
+    VendRequest,
+    Verdict,
+    judge,
+)
 
 IAM = "arn:aws:iam::111122223333"
 STS = "arn:aws:sts::111122223333"
@@ -67,6 +77,19 @@ class Counter:
     def vend(self, grant: str = "deals", caller: str = ALICE, *, min_ttl: float = 0) -> StoredToken:
         request = VendRequest(grant=grant, caller_arn=caller, min_ttl=seconds(min_ttl))
         return self.vendor.vend(request).token
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (token("deals", left=0), Reason.EXPIRED),
+        (stored("deals", scope=("read:deals", "read:users")), Reason.EXCEEDS_GRANT),
+        (Unfit(Reason.MISSING), Reason.MISSING),
+    ],
+)
+def test_verdict_says_why_what_is_stored_does_not_fit(found: Verdict, reason: Reason) -> None:
+    request = VendRequest(grant="deals", caller_arn=ALICE)
+    assert judge(found, GRANTS["deals"].scope, request, NOW) == Unfit(reason)
 
 
 @pytest.fixture
@@ -254,7 +277,9 @@ def test_corrupt_parameter_is_reported_once_behind_a_remembered_live_token(
     counter.store.faults["deals"] = CorruptStoredToken("no token")
     counter.clock.wind(60)
     assert counter.vend() == counter.vend() == token("deals")
-    assert [type(fault) for fault in counter.faults] == [CorruptStoredToken]
+    (fault,) = counter.faults
+    assert isinstance(fault, CorruptStoredToken)
+    assert str(fault) == "the parameter contains no stored token"
 
 
 def test_corrupt_parameter_is_read_once_a_second_and_does_not_hide_the_other_grants(
@@ -369,6 +394,7 @@ def test_scope_stands_for_the_grant_that_names_the_caller(
     [
         (601, GrantState.LIVE, 601),
         (600, GrantState.RENEWING, 600),
+        (0.5, GrantState.RENEWING, 0),
         (0, GrantState.EXPIRED, 0),
         (-60, GrantState.EXPIRED, 0),
     ],
@@ -411,6 +437,15 @@ def test_report_of_a_new_token_must_wait(counter: Counter) -> None:
     with pytest.raises(RejectionTooSoon) as caught:
         counter.vendor.report_rejection(asked(other_than=token("deals").fingerprint))
     assert caught.value.retry_after == seconds(40)
+
+
+@pytest.mark.parametrize("fault", [GrantBlocked("leaked"), CorruptStoredToken("no token")])
+def test_report_of_a_grant_without_a_token_to_renew_is_refused(
+    counter: Counter, fault: BrokerError
+) -> None:
+    counter.store.faults["deals"] = fault
+    with pytest.raises(type(fault)):
+        counter.vendor.report_rejection(asked(other_than="0123456789ab"))
 
 
 def test_report_passes_the_same_locks(counter: Counter) -> None:

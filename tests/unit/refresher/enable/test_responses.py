@@ -148,6 +148,13 @@ def test_other_body_holds_no_token(body: Any) -> None:
 def test_each_failure_tells_how_long_to_wait(status: int) -> None:
     assert failure(returned(status, headers={"Retry-After": "120"})).retry_after == seconds(120)
     assert failure(returned(status)).retry_after is None
+    later = {"Retry-After": "Sat, 01 Mar 2025 12:02:00 GMT"}
+    assert failure(returned(status, headers=later)).retry_after == seconds(120)
+
+
+def test_body_that_is_no_token_response_is_described() -> None:
+    body = {name: value for name, value in VALID.items() if name != "access_token"}
+    assert str(failure(returned(200, body))) == f"{NO_TOKEN}access_token: Field required"
 
 
 def waits(*fields: str, date: str = "") -> timedelta | None:
@@ -177,6 +184,7 @@ def waits(*fields: str, date: str = "") -> timedelta | None:
         ("Saturday, 01-Mar-25 12:02:00 GMT", 120),
         ("Sat Mar  1 12:02:00 2025", 120),
         ("Sat, 01 Mar 2025 12:02:00 -0000", 120),
+        ("Sat, 01 Mar 2025 14:02:00 +0200", 120),
         ("Sat, 01 Mar 2025 11:00:00 GMT", 0),
         ("Fri, 01 Mar 2030 11:00:00 GMT", 86_400),
         ("120, 120", 120),
