@@ -21,6 +21,13 @@ from tests.mutants.laboratory import copy_to, environment
 LEAST: Final = 90
 """Percent of the mutants that the tests must kill."""
 
+_SOCKETS: Final = (
+    "refresher/enable/test_http_client",
+    *(
+        f"../faults/{name}"
+        for name in ("test_http_client", "test_proxy", "fault_server", "connect_proxy")
+    ),
+)
 _RUN: Final = ("refresher/test_refresh", "refresher/test_renewal", "test_properties")
 MODULES: Final = {
     "token_refresher.policy": _RUN,
@@ -38,10 +45,10 @@ MODULES: Final = {
     "token_refresher.refresh_request": ("refresher/test_refresh_request",),
     "token_refresher.parameter_reader": ("refresher/test_parameter_reader",),
     "token_refresher.credentials": ("refresher/test_credentials",),
-    "token_refresher.enable.connections": ("refresher/enable/test_http_client",),
+    "token_refresher.enable.connections": _SOCKETS,
     "token_refresher.enable.deadline": ("refresher/enable/test_deadline",),
     "token_refresher.enable.endpoint": ("refresher/enable/test_endpoint",),
-    "token_refresher.enable.http_client": ("refresher/enable/test_http_client",),
+    "token_refresher.enable.http_client": _SOCKETS,
     "token_refresher.enable.models": ("refresher/enable/test_models",),
     "token_refresher.enable.responses": ("refresher/enable/test_responses",),
     "token_refresher.enable.route": ("refresher/enable/test_route",),
@@ -57,7 +64,7 @@ MODULES: Final = {
     "token_vendor.audit_record": ("vendor/test_audit_record", "vendor/test_app"),
     "token_vendor.vend": ("vendor/test_vend", "vendor/test_app"),
 }
-"""What is mutated, and the tests that have to kill it."""
+"""What is mutated, and the tests that have to kill it, with what they need: below tests/unit."""
 
 _RESULT: Final = re.compile(r"^\s+(\S+): (.+)$", re.MULTILINE)
 _NOTICED: Final = {"killed", "timeout", "suspicious", "segfault", "caught by type check"}
@@ -104,7 +111,7 @@ def settings(modules: list[str]) -> str:
     files = [f"src/{module.replace('.', '/')}.py" for module in modules]
     return (
         f'[tool.mutmut]\nsource_paths = ["src"]\nonly_mutate = {files!r}\n'
-        'pytest_add_cli_args_test_selection = ["tests/unit"]\n'
+        'pytest_add_cli_args_test_selection = ["tests"]\n'
         f'pytest_add_cli_args = ["-k", "not {_UNDER_MUTMUT}"]\n'
         'also_copy = ["events", "src/grants.toml"]\n'
     )

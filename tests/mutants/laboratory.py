@@ -48,9 +48,9 @@ def copy_to(folder: Path, tests: Sequence[str], settings: str = "") -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Where the copies are found before what is installed."""
+    """Where the copies are found before what is installed, and what tests share after them."""
     return os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(folder / "src"), str(folder)]),
+        "PYTHONPATH": os.pathsep.join([str(folder / "src"), str(folder), str(ROOT)]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 

@@ -280,7 +280,7 @@ def test_block_under_a_token_stands_for_each_reader_and_is_put_back_by_a_run(fol
         del values[:5]
     with pytest.raises(GrantBlocked) as caught:
         store.read("deals")
-    assert caught.value.reason == "leaked, case 7"
+    assert (caught.value.reason, caught.value.record) == ("leaked, case 7", BLOCK)
     assert isinstance(store.state("deals"), Blocked)
     assert values[-2:] == [token.to_json(), BLOCK]
 
