@@ -3,10 +3,11 @@
 No socket is opened here; real ones, dead addresses and proxies are in tests/faults.
 """
 
+import gzip
 import io
 import logging
 import socket
-from typing import Any
+from typing import Any, override
 
 import pytest
 from hypothesis import given
@@ -28,13 +29,32 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"
 PLACE = ("127.0.0.1", 1234)
 
 
+class Received(io.BytesIO):
+    """Counts what is taken of it."""
+
+    taken = 0
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        number = super().readinto(buffer)
+        self.taken += number
+        return number
+
+    @override
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.taken += len(data)
+        return data
+
+
 class MemorySocket:
     """Keeps what is sent; its peer has sent everything already."""
 
     def __init__(self, received: bytes, fault: Exception | None) -> None:
         self.sent = b""
         self.is_closed = False
-        self.stream = io.BufferedReader(io.BytesIO(received))  # type: ignore[arg-type]
+        self.received = Received(received)
+        self.stream = io.BufferedReader(self.received)  # type: ignore[arg-type]
         self._fault = fault
 
     def sendall(self, data: bytes) -> None:
@@ -209,12 +229,43 @@ def test_urllib3_is_not_heard_when_it_quotes_malformed_headers() -> None:
 
 def test_nothing_is_kept_beyond_64_kib() -> None:
     head = b"HTTP/1.1 200 OK\r\n\r\n"
-    assert len(request(Network(head + b"x" * MAX_BODY_BYTES)).body) == MAX_BODY_BYTES
+    response = request(Network(head + b"x" * MAX_BODY_BYTES))
+    assert (len(response.body), response.is_too_large) == (MAX_BODY_BYTES, False)
     network = Network(head + b"x" * 4 * MAX_BODY_BYTES)
     response = request(network)
     assert response.is_too_large
     assert len(response.body) == MAX_BODY_BYTES
+    assert network.sockets[0].received.taken < 2 * MAX_BODY_BYTES
     assert network.sockets[0].is_closed
+
+
+def test_response_that_breaks_off_after_64_kib_is_none() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 10)
+    assert fault(Network(head + b"x" * MAX_BODY_BYTES)) == "connection"
+
+
+def test_compressed_body_is_left_as_it_is() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
+    body = gzip.compress(b"{}")
+    assert request(Network(head + body)).body == body
+
+
+@pytest.mark.parametrize(
+    ("refusal", "meaning"),
+    [
+        (b"502 Bad Gateway", "HTTP 502"),
+        (b"407 -", "HTTP 407; it wants a login, or another one"),
+    ],
+)
+def test_status_with_which_a_proxy_refuses_is_named(
+    monkeypatch: pytest.MonkeyPatch, refusal: bytes, meaning: str
+) -> None:
+    for name in ("NO_PROXY", "no_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:3128")
+    with pytest.raises(NoResponse) as caught:
+        request(Network(b"HTTP/1.1 " + refusal + b"\r\n\r\n"), url="https://enable.invalid/token")
+    assert str(caught.value) == f"{FAULTS['proxy']} (proxy 127.0.0.1:3128, {meaning})"
 
 
 def test_connection_of_a_request_that_is_interrupted_is_closed() -> None:
