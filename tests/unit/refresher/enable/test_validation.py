@@ -33,6 +33,11 @@ def test_sound_json_becomes_the_record() -> None:
     )
 
 
+@pytest.mark.parametrize("data", ['\ufeff{"name": "x"}', '\ufeff{"name": "x"}'.encode()])
+def test_byte_order_mark_before_the_json_is_ignored(data: str | bytes) -> None:
+    assert validate_json(ADAPTER, data) == Record("x")
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
