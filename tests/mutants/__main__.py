@@ -51,7 +51,7 @@ MODULES: Final = {
     "token_refresher.enable.http_client": _SOCKETS,
     "token_refresher.enable.models": ("refresher/enable/test_models",),
     "token_refresher.enable.responses": ("refresher/enable/test_responses",),
-    "token_refresher.enable.route": ("refresher/enable/test_route",),
+    "token_refresher.enable.route": ("refresher/enable/test_route", "../faults/fault_server"),
     "token_refresher.enable.validation": ("refresher/enable/test_validation",),
     "token_broker.callers": ("layer/test_callers",),
     "token_broker.expiry": ("layer/test_expiry",),
