@@ -13,6 +13,7 @@ from tests.unit.fakes import (
     event,
     everyone_at_once,
     rejection,
+    response,
     seconds,
     states,
     stored,
@@ -189,6 +190,18 @@ def test_token_that_stays_unreadable_is_requested_at_widening_intervals(broker: 
         assert outcome.is_overdue == (minute not in requested)  # so that the alarm stays
         broker.clock.wind(60)
     assert requested == [0, 1, 3, 7, 15, 30, 45]
+
+
+def test_unreadable_token_is_requested_again_before_half_of_the_new_ones_life_is_over(
+    broker: Broker,
+) -> None:
+    broker.store.faults["deals"] = UNREADABLE[0]
+    broker.endpoint.responses["read:deals"] = response("short", 200)
+    waits = []
+    for _ in range(3):
+        broker.run(RefreshRequest(force=True, grants=("deals",)))
+        waits.append(broker.run()["deals"].retry_at)
+    assert waits == [NOW + seconds(length) for length in (55, 100, 100)]
 
 
 def test_wait_for_an_unreadable_token_says_what_to_look_at_and_ends_with_the_fault(

@@ -1002,13 +1002,13 @@ def test_client_that_has_got_a_token_in_this_run_is_rejected_for_one_grant_alone
     empty: Broker,
 ) -> None:
     def reject_later(request: Any) -> None:
-        if request.scope == ("read:activity",):
-            number = empty.endpoint.scopes.count("read:activity")
+        if request.scope == ("read:users",):
+            number = empty.endpoint.scopes.count("read:users")
             raise busy(None) if number == 1 else rejection("invalid_client")
 
     empty.secrets.put("v-other", "other", stage="AWSPREVIOUS")
     empty.endpoint.on_request = reject_later
-    expected = {"deals": "renewed", "activity": "failed", "users": "renewed"}
+    expected = {"deals": "renewed", "activity": "renewed", "users": "failed"}
     assert states(empty.run()) == expected
     assert empty.secrets.reads == [("default", "AWSCURRENT")]
     assert empty.states.backoff_of() is None
