@@ -71,12 +71,13 @@ class _Connection(HTTPConnection):
                 seconds=self.timeout or 0,
                 options=self.socket_options or (),
             )
+        # Of each, the kind is reported, and no text.
         except (socket.gaierror, UnicodeError) as error:
-            raise NameResolutionError(self.host, self, socket.gaierror(str(error))) from error
+            raise NameResolutionError(self.host, self, socket.gaierror()) from error
         except TimeoutError as error:
-            raise ConnectTimeoutError(self, str(error)) from error
+            raise ConnectTimeoutError from error
         except OSError as error:
-            raise NewConnectionError(self, str(error)) from error
+            raise NewConnectionError(self, "") from error
         self._exchange.peer = sock.getpeername()
         return sock
 

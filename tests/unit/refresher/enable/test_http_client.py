@@ -125,6 +125,12 @@ def test_request_is_sent_whole_and_its_response_returned() -> None:
     assert {b"X-A: 1", b"Connection: close", b"Host: 127.0.0.1:1234"} <= set(head.splitlines())
 
 
+def test_address_of_the_sixth_version_is_connected_to_without_its_brackets() -> None:
+    network = Network(OK)
+    assert request(network, url="http://[::1]:1234/oauth2/token").body == b"body"
+    assert network.connections == [("::1", 1234, 3)]
+
+
 def test_each_request_has_a_connection_of_its_own_which_is_closed() -> None:
     network = Network(OK + OK, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother")
     client = HttpClient(network)
