@@ -116,6 +116,7 @@ DEALS_TABLE = "[grants.deals]\nscope = ['read:deals']\n"
         ("[grants.deals]\nscope = [1, 'a']", "grants.deals: scope is not a list of texts"),
         ("[grants.deals]\nscope = []", "grants.deals: scope is empty"),
         (DEALS_TABLE + "connection = 3", "grants.deals: connection is not a text"),
+        (DEALS_TABLE + "connection = ['a']", "grants.deals: connection is not a text"),
         (DEALS_TABLE + "mode = 'try'", "grants.deals: mode is neither 'enforce' nor 'audit'"),
         (DEALS_TABLE + "[connections]\nuat = 3", "connections.uat: is not a table"),
         (DEALS_TABLE + "[connections.uat]", "connections.uat: token_url is missing"),
@@ -135,6 +136,7 @@ def test_file_that_no_build_has_checked_is_not_served(
     with pytest.raises(ConfigurationError) as caught:
         load_grants(file)
     assert str(caught.value).startswith(f"{file} is faulty: {fault}")
+    assert str(caught.value).endswith("; correct it, then `broker grants publish` it or deploy")
 
 
 def test_missing_file_is_named_with_its_place_in_a_layer(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
-from tests.unit.fakes import FakeSsm, all_said, leaks, ssm_client, stored
+from tests.unit.fakes import FakeSsm, all_said, leaks, seconds, ssm_client, stored
 from token_broker.errors import CorruptStoredToken, GrantBlocked
 from token_broker.models import (
     Blocked,
@@ -267,6 +267,18 @@ def test_block_that_a_token_put_back_has_overwritten_is_put_back(
     again = written(NEW) | {"Value": BLOCK, "Description": "Blocked: leaked, case 7"}
     stub.add_response("put_parameter", {"Version": 12}, again)
     assert isinstance(store.replace("deals", NEW, seen=OLD, is_restored=earlier), Blocked)
+
+
+def test_still_later_token_that_a_token_put_back_has_overwritten_is_put_back(
+    stub: Stubber, store: ParameterTokenStore
+) -> None:
+    latest = replace(LATER, expires_at=LATER.expires_at + seconds(1))
+    stub.add_response("put_parameter", {"Version": 9}, written(NEW))
+    expect_between(stub, {8: LATER.to_json()})
+    stub.add_response("put_parameter", {"Version": 11}, written(LATER, follows=9))
+    expect_between(stub, {10: latest.to_json()})
+    stub.add_response("put_parameter", {"Version": 12}, written(latest, follows=11))
+    assert store.replace("deals", NEW, seen=OLD, is_restored=earlier) == latest
 
 
 @pytest.mark.parametrize("follows", [0, 5, 7, 11])
