@@ -32,7 +32,7 @@ UNCOVERED = {
     "local",
     "benchmarks",
 }
-"""Their code runs in other processes, or again and again what examples have shown already."""
+"""Their code runs in other processes, or again and again what others' examples have shown."""
 
 
 # A shell that puts a job into the background has it ignore Ctrl-C, and whatever it starts: then no
