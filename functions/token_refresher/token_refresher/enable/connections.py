@@ -66,7 +66,7 @@ class _Connection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         try:
             sock = self._exchange.addresses.connect(
-                self._dns_host.strip("[]"),
+                self._dns_host,
                 self.port,
                 seconds=self.timeout or 0,
                 options=self.socket_options or (),

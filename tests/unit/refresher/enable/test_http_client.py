@@ -7,6 +7,8 @@ import gzip
 import io
 import logging
 import socket
+import ssl
+import threading
 from typing import Any, override
 
 import pytest
@@ -223,6 +225,40 @@ def test_response_that_is_not_whole_or_ambiguous_is_none(received: bytes) -> Non
 )
 def test_reason_why_no_connection_opened_is_named(raised: Exception, reason: str) -> None:
     assert fault(Network(fault=raised)) == reason
+
+
+class Silence(io.RawIOBase):
+    """Nothing to read, until the socket is shut down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_shut = threading.Event()
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, _buffer: Any) -> int:
+        assert self.is_shut.wait(timeout=10)
+        return 0
+
+
+def test_peer_that_stays_silent_is_left_when_the_time_is_over() -> None:
+    class SilentNetwork(Network):
+        def connect(self, host: str, port: int, *, seconds: float, **options: Any) -> Any:
+            sock = super().connect(host, port, seconds=seconds, **options)
+            silence = Silence()
+            sock.stream = io.BufferedReader(silence)
+            sock.shutdown = lambda _how: silence.is_shut.set()
+            return sock
+
+    with pytest.raises(NoResponse) as caught:
+        request(SilentNetwork(b""), limit=0.05)
+    assert caught.value.reason == "timeout"
+
+
+def test_fault_of_tls_is_named() -> None:
+    assert fault(Network(OK, fault=ssl.SSLError("bad record"))) == "tls"
 
 
 def test_fault_that_quotes_what_was_sent_does_not_keep_it() -> None:
