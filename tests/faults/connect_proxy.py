@@ -44,10 +44,14 @@ class Proxy:
         return self.connects.read_text().splitlines() if self.connects.exists() else []
 
     def end(self) -> None:
-        """Kill it and its workers, which are a process group of their own."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        """Kill it and its workers, which are a process group of their own; may be called twice.
+
+        Once it has been waited for, its number may be that of another process group.
+        """
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 @contextmanager
