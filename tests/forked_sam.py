@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.sam import ToolFailed
+from tools.sam import failure, late, sam_environ
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
@@ -29,7 +29,8 @@ _FORKS.set_forkserver_preload(
 def run_forked_sam(*arguments: str, cwd: Path, environ: Mapping[str, str], seconds: float) -> None:
     """In the place of `tools.sam.run_sam`."""
     with tempfile.NamedTemporaryFile() as printed:
-        fork = _FORKS.Process(target=_sam, args=(arguments, cwd, dict(environ), printed.name))
+        settings = (arguments, cwd, sam_environ(environ), printed.name)
+        fork = _FORKS.Process(target=_sam, args=settings)
         fork.start()
         try:
             fork.join(seconds)
@@ -38,9 +39,7 @@ def run_forked_sam(*arguments: str, cwd: Path, environ: Mapping[str, str], secon
             fork.kill()
             fork.join()
         if fork.exitcode:
-            what = f"did not end in {seconds:.0f} s" if is_late else "failed"
-            end = printed.read().decode(errors="replace")[-3000:]
-            raise ToolFailed(f"sam {arguments[0]} {what}:\n{end}")
+            raise failure(arguments, late(seconds) if is_late else "failed", printed.read())
 
 
 def _sam(arguments: tuple[str, ...], cwd: Path, environ: dict[str, str], printed: str) -> None:

@@ -23,13 +23,11 @@ def run_sam(*arguments: str, cwd: Path, environ: Mapping[str, str], seconds: flo
     Raises:
         ToolFailed: with what it printed last.
     """
-    sam = Path(sys.executable).parent / "sam"
-    path = f"{sam.parent}{os.pathsep}{environ.get('PATH', '')}"
     try:
         run = subprocess.run(
-            [sam, *arguments],
+            [Path(sys.executable).parent / "sam", *arguments],
             cwd=cwd,
-            env={**environ, "PATH": path, "SAM_CLI_TELEMETRY": "0"},
+            env=sam_environ(environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -37,15 +35,23 @@ def run_sam(*arguments: str, cwd: Path, environ: Mapping[str, str], seconds: flo
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise ToolFailed(_failure(arguments, f"did not end in {seconds:.0f} s", error)) from None
+        raise failure(arguments, late(seconds), error.stdout) from None
     if run.returncode:
-        raise ToolFailed(_failure(arguments, "failed", run))
+        raise failure(arguments, "failed", run.stdout)
 
 
-def _failure(
-    arguments: tuple[str, ...],
-    what: str,
-    run: subprocess.CompletedProcess[bytes] | subprocess.TimeoutExpired,
-) -> str:
-    printed = (run.stdout or b"").decode(errors="replace")
-    return f"sam {arguments[0]} {what}:\n{printed[-3000:]}"
+def sam_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """With the tools beside `sam` on the path, and without its telemetry."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{environ.get('PATH', '')}"
+    return {**environ, "PATH": path, "SAM_CLI_TELEMETRY": "0"}
+
+
+def late(seconds: float) -> str:
+    """What is wrong with a run that lasted longer."""
+    return f"did not end in {seconds:.0f} s"
+
+
+def failure(arguments: tuple[str, ...], what: str, printed: bytes | None) -> ToolFailed:
+    """The error of a run, with the end of what it printed."""
+    end = (printed or b"").decode(errors="replace")[-3000:]
+    return ToolFailed(f"sam {arguments[0]} {what}:\n{end}")

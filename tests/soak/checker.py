@@ -706,9 +706,11 @@ class _Checker:
         return run if len(self._asking_at(run["begin"], run["end"])) == 1 else None
 
     def _asking_at(self, begin: float, end: float) -> list[Entry]:
-        """The runs that may have made a request."""
+        """The runs that may have made a request; of one that was killed no state is known."""
         return [
-            run for run in self._runs_at(begin, end) if not ASKED_NOTHING.issuperset(_states(run))
+            run
+            for run in self._runs_at(begin, end)
+            if not run["grants"] or not ASKED_NOTHING.issuperset(run["grants"].values())
         ]
 
     # ── Counts ───────────────────────────────────────────────────────────────────────────────
@@ -770,11 +772,6 @@ def _hides_state(fault: Entry) -> bool:
 
 def _hides_lease(fault: Entry) -> bool:
     return _hides_state(fault) or fault["name"] in {"the refresher is killed", "the secret changes"}
-
-
-def _states(run: Entry) -> Iterable[str]:
-    states: dict[str, str] = run["grants"]
-    return states.values()
 
 
 def _hides_backoff(fault: Entry) -> bool:

@@ -295,6 +295,23 @@ def test_violation_is_found(rule: str, entries: list[Entry]):
     assert f"VIOLATION {rule}: " in report.text()
 
 
+@pytest.mark.parametrize(
+    ("grants", "is_found"),
+    [
+        ({"deals": "in_progress", "users": "waiting"}, True),
+        ({"deals": "in_progress", "users": "failed"}, False),
+        ({}, False),  # killed
+    ],
+)
+def test_run_is_judged_beside_one_that_made_no_request(
+    grants: dict[str, str],
+    is_found: bool,  # noqa: FBT001
+):
+    asked = [BUSY, failed(41.8, fault=4), failed(42.6, fault=4), run(41.6, 43.8)]
+    report = check([*sound(), *asked, run(42, 42.3, grants=grants)])
+    assert any(v.startswith("retry_after: ") for v in report.violations) is is_found
+
+
 def test_renewal_that_does_not_come_is_found():
     record = [e for e in sound() if e.get("fingerprint") != "two"]
     report = check([*record, fault("Enable fails", 30.05, 30.06, number=2)])
