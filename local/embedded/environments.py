@@ -4,24 +4,47 @@ import sys
 import threading
 import time
 
-from ministack.core import lambda_runtime
+from ministack.core import lambda_runtime, responses
 from ministack.services import lambda_svc
 
 
 def end_alone() -> None:
-    """End the one environment that fails to start, and no other one of its function.
+    """End no environment for the sake of another one, and none before its run has ended.
 
     Lambda Developer Guide, "Lambda execution environment lifecycle": environments are independent.
-    ministack ends all of a function, those among them that are starting, so that they fail as well
-    and end the next.
+    "Lambda function states": while a function is being updated, requests go to its former code and
+    configuration. If one environment fails to start, ministack ends all of its function, those
+    among them that are starting, so that they fail as well and end the next. If a function is
+    changed, it ends all that are running, in some calls those of every account and Region.
     """
-    invalidate = lambda_svc.invalidate_worker
+    release = lambda_svc.release_worker
 
-    def invalidate_on_purpose(*args: object, **more: object) -> None:
-        if sys.exc_info()[0] is None:
-            invalidate(*args, **more)
+    def end_former(
+        name: str,
+        qualifier: str | None = None,
+        account: str | None = None,
+        region: str | None = None,
+    ) -> None:
+        if sys.exc_info()[0] is not None:
+            return  # one failed to start
+        account, region = account or responses.get_account_id(), region or responses.get_region()
+        scope = f"{account}:{region}:{name}:"
+        pools = lambda_runtime._workers
+        with lambda_runtime._lock:
+            keys = [scope + qualifier] if qualifier else [k for k in pools if k.startswith(scope)]
+            former = [worker for key in keys for worker in pools.pop(key, [])]
+            idle = [worker for worker in former if not worker.in_use]
+        lambda_runtime.kill_workers(idle)
 
-    lambda_svc.invalidate_worker = invalidate_on_purpose
+    def release_or_end(worker: lambda_runtime.Worker | None) -> None:
+        release(worker)
+        with lambda_runtime._lock:
+            is_former = not any(worker in pool for pool in lambda_runtime._workers.values())
+        if worker is not None and is_former:
+            lambda_runtime.kill_workers([worker])
+
+    lambda_svc.invalidate_worker = end_former
+    lambda_svc.release_worker = release_or_end
 
 
 def find_packages_in_python_folders() -> None:

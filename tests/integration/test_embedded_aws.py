@@ -1,7 +1,8 @@
 """The embedded AWS refuses what AWS refuses; ministack alone would not."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,17 +25,18 @@ SECRETS = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:corrected/*"
 class Ministack(EmbeddedAws):
     """The embedded AWS without a correction."""
 
-    def _module(self, lambda_python: Path) -> list[str]:  # noqa: ARG002 - runs no function
+    def _module(self, lambda_python: Path) -> list[str]:  # noqa: ARG002 - its functions run in ours
         return ["ministack"]
 
 
 @dataclass
 class Cloud:
     aws: EmbeddedAws
+    account: str = ACCOUNT
 
     @cached_property
     def owner(self) -> boto3.Session:
-        return self.aws.administrator(ACCOUNT)
+        return self.aws.administrator(self.account)
 
     def role(self, name: str, *statements: dict[str, Any]) -> boto3.Session:
         """A session of a new role that may do what the statements say, and nothing else."""
@@ -435,3 +437,69 @@ def test_function_of_a_stack_keeps_its_subnets(corrected: Cloud, plain: Cloud):
 
     assert kept(corrected) == (True, True)
     assert kept(plain) is None
+
+
+WAITING = """
+import os, pathlib, time
+
+def handler(event, context):
+    folder = pathlib.Path(event)
+    (folder / "begun").touch()
+    while not (folder / "may-end").exists():
+        time.sleep(0.01)
+    return os.environ["FROM"]
+"""
+
+
+def waiting(origin: str) -> dict[str, Any]:
+    return {
+        "FunctionName": "waiting",
+        "Role": f"arn:aws:iam::{ACCOUNT}:role/r",
+        "Runtime": "python3.13",
+        "Handler": "index.handler",
+        "Code": {"ZipFile": WAITING},
+        "Environment": {"Variables": {"FROM": origin}},
+        "Timeout": 60,
+    }
+
+
+def update_it(cloud: Cloud) -> None:
+    cloud.owner.client("lambda").update_function_configuration(
+        FunctionName="waiting", Environment={"Variables": {"FROM": "an update"}}
+    )
+
+
+def create_elsewhere(cloud: Cloud) -> None:
+    function = {"Type": "AWS::Lambda::Function", "Properties": waiting("another account")}
+    other = Cloud(cloud.aws, "343434343434")
+    assert other.deploy("of-that-name", function)[0] == "CREATE_COMPLETE"
+
+
+@pytest.mark.parametrize(
+    ("change", "then"), [(update_it, "an update"), (create_elsewhere, "the beginning")]
+)
+def test_change_of_a_function_ends_no_run(
+    corrected: Cloud, plain: Cloud, tmp_path: Path, change: Callable[[Cloud], None], then: str
+):
+    def results(cloud: Cloud, folder: Path) -> list[str | None]:
+        """What a run returns while the function is changed, and what the next one does."""
+        folder.mkdir()
+        function = {"Type": "AWS::Lambda::Function", "Properties": waiting("the beginning")}
+        assert cloud.deploy(change.__name__.replace("_", "-"), function)[0] == "CREATE_COMPLETE"
+        functions = cloud.owner.client("lambda")
+
+        def invoke() -> str | None:
+            result = functions.invoke(FunctionName="waiting", Payload=json.dumps(str(folder)))
+            return None if "FunctionError" in result else json.load(result["Payload"])
+
+        with ThreadPoolExecutor(1) as threads:
+            run = threads.submit(invoke)
+            try:
+                wait_until((folder / "begun").exists, seconds=30, what="the run to begin")
+                change(cloud)
+            finally:
+                (folder / "may-end").touch()
+            return [run.result(), invoke()]
+
+    assert results(corrected, tmp_path / "corrected") == ["the beginning", then]
+    assert results(plain, tmp_path / "plain") == [None, then]
