@@ -53,11 +53,18 @@ TALKATIVE = {
     "PYTHONFAULTHANDLER": "1",
 }
 WRAPPER = """
-import faulthandler, importlib, logging, os
+import faulthandler, importlib, logging, os, threading, time
 
 logging.basicConfig(level=logging.DEBUG)
 logging.getLogger("wrapper").debug("everybody's debug messages are logged")
-faulthandler.dump_traceback_later(2, repeat=True)
+
+def dump_tracebacks():
+    # dump_traceback_later does so without the interpreter's lock, and at times crashes the process.
+    while True:
+        time.sleep(2)
+        faulthandler.dump_traceback()
+
+threading.Thread(target=dump_tracebacks, daemon=True).start()
 module, name = os.environ["WRAPPED_HANDLER"].rsplit(".", 1)
 handler = getattr(importlib.import_module(module), name)
 """
@@ -490,6 +497,11 @@ def test_debug_logging_was_on(run: FullRun):
     written = [text for _, text in log_groups(run.stack)]
     assert any("everybody's debug messages are logged" in text for text in written)
     assert any("Thread 0x" in text for text in written)  # faulthandler's
+
+
+def test_no_run_ended_with_its_environment(run: FullRun):
+    """One that does leaves a lease, and for 55 seconds nothing is renewed."""
+    assert [text for _, text in log_groups(run.stack) if "Worker process died" in text] == []
 
 
 def test_no_written_output_contains_a_secret(run: FullRun):
