@@ -1,7 +1,6 @@
 """`python -m tests.soak`: see `--help`."""
 
 import argparse
-import logging
 import signal
 import sys
 import time
@@ -25,7 +24,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = Stop()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.ask())
-    logging.getLogger("enable_broker_client").addHandler(logging.NullHandler())
     begun = time.monotonic()
 
     def tell(text: str) -> None:

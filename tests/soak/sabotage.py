@@ -185,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[str, Found] = {}
 
     def tell(text: str) -> None:
-        console.print(f"{time.monotonic() - begun:6.0f} s  {text}", markup=False, highlight=False)
+        line = f"{time.monotonic() - begun:6.0f} s  {text}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     try:
         with tempfile.TemporaryDirectory(prefix="sabotage-") as folder:

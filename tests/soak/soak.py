@@ -1,6 +1,7 @@
 """One soak: the broker deployed, fifty callers, faults that overlap, and everything recorded."""
 
 import contextlib
+import logging
 import tempfile
 import threading
 import time
@@ -62,6 +63,8 @@ def soak(
         built: what `sam build` left, with whatever grants; None builds it.
         after_round: is called when the broker had its time after each round of faults.
     """
+    # What the callers warn of is in the record.
+    logging.getLogger("enable_broker_client").addHandler(logging.NullHandler())
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         tell(f"{'' if built else 'building and '}deploying the broker, IAM enforced")
         with world(
