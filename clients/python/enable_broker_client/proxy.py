@@ -27,7 +27,7 @@ from aiohttp import (
     TCPConnector,
     web,
 )
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 from yarl import URL
 
 from enable_broker_client.api import Token
@@ -384,13 +384,12 @@ def _is_own(host: str, others: frozenset[str]) -> bool:
     return False
 
 
-def _forwarded(headers: Mapping[str, str], dropped: frozenset[str]) -> CIMultiDict[str]:
+def _forwarded(headers: MultiMapping[str], dropped: frozenset[str]) -> CIMultiDict[str]:
     """End-to-end headers: neither those of one connection nor those that `Connection` names."""
-    kept = CIMultiDict(
-        (name, value) for name, value in headers.items() if name.lower() not in dropped
-    )
-    for name in headers.get("Connection", "").split(","):
-        kept.popall(name.strip(), None)
+    kept = CIMultiDict(headers)
+    named = (name.strip() for line in headers.getall("Connection", ()) for name in line.split(","))
+    for name in (*dropped, *named):
+        kept.popall(name, None)
     return kept
 
 
