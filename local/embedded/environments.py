@@ -38,9 +38,11 @@ def end_alone() -> None:
 
     def release_or_end(worker: lambda_runtime.Worker | None) -> None:
         release(worker)
+        if worker is None:
+            return
         with lambda_runtime._lock:
             is_former = not any(worker in pool for pool in lambda_runtime._workers.values())
-        if worker is not None and is_former:
+        if is_former:
             lambda_runtime.kill_workers([worker])
 
     lambda_svc.invalidate_worker = end_former

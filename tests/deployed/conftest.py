@@ -17,7 +17,7 @@ from local.broker_stack import ROOT, BrokerStack, wait_until
 from local.callers import create_role, create_user
 from local.embedded_aws import ACCOUNT, EmbeddedAws
 from local.fake_enable import Client, FakeEnable
-from tests.deployed.leaks import all_places, leaks, log_groups
+from tests.deployed.leaks import BROKEN_OFF, all_places, leaks, log_groups
 
 LIFETIME = timedelta(seconds=20)
 FULL_RUN_ACCOUNT = "222233334444"
@@ -162,7 +162,7 @@ def broken_off(stack: BrokerStack) -> list[str]:
 
     Such a refresh run leaves a lease, and for 55 seconds nothing is renewed: some other test fails.
     """
-    return [group for group, text in log_groups(stack) if "Worker process died" in text]
+    return [group for group, text in log_groups(stack) if BROKEN_OFF in text]
 
 
 def end_schedules(stack: BrokerStack) -> None:

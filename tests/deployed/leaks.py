@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from local.broker_stack import BrokerStack
 
 type Place = tuple[str, bytes]
 """Its name and its content."""
+
+BROKEN_OFF: Final = "Worker process died"
+"""What ministack logs and returns of a run that ended with its environment."""
 
 
 def log_groups(stack: BrokerStack) -> Iterator[tuple[str, str]]:

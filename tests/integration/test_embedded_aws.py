@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from local.broker_stack import wait_until
 from local.callers import create_role
 from local.embedded_aws import REGION, EmbeddedAws
+from tests.deployed.leaks import BROKEN_OFF
 
 ACCOUNT = "121212121212"
 KEYS = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/*"
@@ -481,16 +482,17 @@ def create_elsewhere(cloud: Cloud) -> None:
 def test_change_of_a_function_ends_no_run(
     corrected: Cloud, plain: Cloud, tmp_path: Path, change: Callable[[Cloud], None], then: str
 ):
-    def results(cloud: Cloud, folder: Path) -> list[str | None]:
+    def results(cloud: Cloud, folder: Path) -> list[str]:
         """What a run returns while the function is changed, and what the next one does."""
         folder.mkdir()
         function = {"Type": "AWS::Lambda::Function", "Properties": waiting("the beginning")}
         assert cloud.deploy(change.__name__.replace("_", "-"), function)[0] == "CREATE_COMPLETE"
         functions = cloud.owner.client("lambda")
 
-        def invoke() -> str | None:
+        def invoke() -> str:
             result = functions.invoke(FunctionName="waiting", Payload=json.dumps(str(folder)))
-            return None if "FunctionError" in result else json.load(result["Payload"])
+            returned = json.load(result["Payload"])
+            return returned["errorMessage"] if "FunctionError" in result else returned
 
         with ThreadPoolExecutor(1) as threads:
             run = threads.submit(invoke)
@@ -502,4 +504,4 @@ def test_change_of_a_function_ends_no_run(
             return [run.result(), invoke()]
 
     assert results(corrected, tmp_path / "corrected") == ["the beginning", then]
-    assert results(plain, tmp_path / "plain") == [None, then]
+    assert results(plain, tmp_path / "plain") == [BROKEN_OFF, then]
